@@ -1,0 +1,97 @@
+"""A stage's checkpoint as (configuration, weights) of its pure module. Knows nothing of Lightning."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+HEADER = "audiolm"  # the key of our header inside a trainer's checkpoint
+WEIGHTS_PREFIX = "model."  # where a stage module keeps its pure module
+
+
+@dataclass(frozen=True)
+class StageCheckpoint:
+    """What later stages need of an earlier one.
+
+    Attributes:
+        stage: which stage wrote it: "codec", "tokenizer", "semantic", "coarse" or "fine".
+        config: plain numbers, strings, lists and dicts that rebuild the pure module.
+        sources: digests of what it was made from, by name (a language model: the token store's).
+        weights: the pure module's state dict.
+        step: training step at which it was saved.
+    """
+
+    stage: str
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    sources: dict[str, str] = field(default_factory=dict)
+    step: int = 0
+
+    @property
+    def digest(self) -> str:
+        """sha256 over configuration and weights, as hexadecimal: equal digests compute equal things."""
+        return weights_digest(self.config, self.weights)
+
+
+def header(stage: str, config: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
+    """What a stage adds to its trainer's checkpoint under the key `HEADER`: plain types only."""
+    return {"format": FORMAT, "stage": stage, "config": config, "sources": sources}
+
+
+def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """sha256 over a configuration and the bytes of its weights, as hexadecimal."""
+    digest = hashlib.sha256(repr(_sorted(config)).encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return [(key, _sorted(value[key])) for key in sorted(value)]
+    return [_sorted(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def load_stage_checkpoint(path: Path | str, *, stage: str) -> StageCheckpoint:
+    """Read a checkpoint that `lightning fit` wrote, running no code from it.
+
+    Args:
+        path: a `best.ckpt` or `last.ckpt`.
+        stage: the stage it has to come from.
+
+    Raises:
+        FileNotFoundError: if it is not there, naming the command that writes it.
+        ValueError: if it is damaged, not ours, of another format, or of another stage.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there. The {stage} stage writes it: run `make {stage}`, "
+            f"or `lightning fit -c stages/{stage}.yaml`."
+        )
+    try:
+        content = cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0][:200]}). It is damaged, or holds more than "
+            f"plain tensors and numbers. Remove it and train the {stage} stage again, or name another checkpoint."
+        ) from error
+    found = content.get(HEADER) if isinstance(content, dict) else None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this project in format {FORMAT}: it has no `{HEADER}` header.")
+    if found["stage"] != stage:
+        raise ValueError(f"{path} is a checkpoint of the {found['stage']} stage, where one of the {stage} stage is needed.")
+    weights = {
+        name.removeprefix(WEIGHTS_PREFIX): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(WEIGHTS_PREFIX)
+    }
+    return StageCheckpoint(stage, found["config"], weights, found["sources"], int(content.get("global_step", 0)))

@@ -1,0 +1,84 @@
+"""Writing files so that nothing half-written ever stands under its final name."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary sibling of `path` to write to; rename it to `path` if the block succeeds, remove it if not.
+
+    Works for files and for folders: whatever stands under the temporary name at the end is renamed. An existing folder is
+    first moved out of the way, so a reader sees the old one, for an instant none, or the new one, never a mixture.
+
+    Raises:
+        OSError: the block's own error; a full disk is said in words, with the path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            outgoing = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.rename(path, outgoing)
+            os.rename(temporary, path)
+            remove(outgoing)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise disk_full(path) from error
+        raise
+    finally:
+        remove(temporary)
+
+
+def disk_full(path: Path | str) -> OSError:
+    """The error to raise where a write found no room: names the path and the remedy, keeps the error number."""
+    return OSError(
+        errno.ENOSPC,
+        "The disk is full. Everything finished before is kept: free some space (or point RUN= at another disk) and run the "
+        "same command again",
+        str(path),
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str, *, made_by: str) -> Any:
+    """Read a JSON file that one of our own commands wrote.
+
+    Args:
+        made_by: the command that writes this file, for the error message.
+
+    Raises:
+        FileNotFoundError: if it is not there, naming `made_by`.
+        ValueError: if it is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there. {made_by} writes it.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Remove it and run {made_by} again.") from error

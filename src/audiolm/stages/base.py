@@ -1,0 +1,83 @@
+"""What every stage has in common: where it writes, what it was made from, and steps that can be repeated exactly."""
+
+import abc
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import nn
+
+from audiolm import checkpoint
+
+
+class StageModule(L.LightningModule, abc.ABC):
+    """One stage of the chain: a pure module in `self.model`, a name, and a folder `<root>/<stage>`.
+
+    Its checkpoints carry a header (stage, configuration, sources), so that `audiolm.checkpoint` can rebuild the pure module
+    without Lightning, and so that a run never continues from a checkpoint that was made differently.
+
+    Args:
+        root: the folder of the chain. Earlier stages' results are found there and this stage's are written there.
+    """
+
+    stage: ClassVar[str]
+    model: nn.Module
+
+    def __init__(self, *, root: str = "checkpoints") -> None:
+        super().__init__()
+        self.root = Path(root)
+
+    @property
+    def name(self) -> str:
+        """The stage's name and that of its folder."""
+        return self.stage
+
+    @property
+    def folder(self) -> Path:
+        """Where this stage writes."""
+        return self.root / self.name
+
+    @abc.abstractmethod
+    def config_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts that rebuild `self.model`."""
+
+    def sources(self) -> dict[str, str]:
+        """Digests of what this stage was made from, by name."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Add the header that `audiolm.checkpoint` reads."""
+        checkpoint_[checkpoint.HEADER] = checkpoint.header(self.name, self.config_dict(), self.sources())
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Refuse to continue from a checkpoint of another stage, configuration or source.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        ours = checkpoint.header(self.name, self.config_dict(), self.sources())
+        theirs = checkpoint_.get(checkpoint.HEADER, {})
+        differing = sorted(key for key in ours if ours[key] != theirs.get(key))
+        if differing:
+            details = "; ".join(f"{key}: {theirs.get(key)} in the checkpoint, {ours[key]} now" for key in differing)
+            raise ValueError(
+                f"This run of the {self.name} stage cannot continue from that checkpoint: {details}. Train afresh "
+                f"(move {self.folder} away), or restore the configuration it was made with."
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
+        torch.manual_seed(step_seed(torch.initial_seed() if self._base_seed is None else self._base_seed, batch_idx, self))
+
+    _base_seed: int | None = None
+
+    def on_fit_start(self) -> None:
+        """Remember the seed of the run, before steps start to set their own."""
+        self._base_seed = torch.initial_seed()
+
+
+def step_seed(base: int, batch_idx: int, module: L.LightningModule) -> int:
+    """A seed of its own for every (run, optimizer step, accumulated batch, rank)."""
+    accumulation = module.trainer.accumulate_grad_batches
+    return hash((base, module.trainer.global_step, batch_idx % accumulation, module.global_rank)) % 2**63
