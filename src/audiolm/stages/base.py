@@ -1,6 +1,7 @@
 """What every stage has in common: where it writes, what it was made from, and steps that can be repeated exactly."""
 
 import abc
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,16 +69,6 @@ class StageModule(L.LightningModule, abc.ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
-        torch.manual_seed(step_seed(torch.initial_seed() if self._base_seed is None else self._base_seed, batch_idx, self))
-
-    _base_seed: int | None = None
-
-    def on_fit_start(self) -> None:
-        """Remember the seed of the run, before steps start to set their own."""
-        self._base_seed = torch.initial_seed()
-
-
-def step_seed(base: int, batch_idx: int, module: L.LightningModule) -> int:
-    """A seed of its own for every (run, optimizer step, accumulated batch, rank)."""
-    accumulation = module.trainer.accumulate_grad_batches
-    return hash((base, module.trainer.global_step, batch_idx % accumulation, module.global_rank)) % 2**63
+        accumulated = batch_idx % self.trainer.accumulate_grad_batches
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, self.global_rank)) % 2**63)

@@ -1,0 +1,5 @@
+"""The LightningDataModules. Every stage shares `LibriLightDataModule`."""
+
+from datamodules.libri_light import LibriLightDataModule
+
+__all__ = ["LibriLightDataModule"]

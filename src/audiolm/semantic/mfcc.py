@@ -1,0 +1,75 @@
+"""MFCC features: what needs no weights at all, and what HuBERT's first iteration clusters."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+from torchaudio.functional import compute_deltas
+from torchaudio.transforms import MFCC
+
+from audiolm.semantic.encoder import Encoder
+
+FINE_RATE_HZ = 100  # cepstra are computed every 10 ms and averaged over each feature frame
+
+
+class MfccEncoder(Encoder):
+    """Thirteen mel cepstra with first and second differences, averaged over each feature frame: 39 numbers.
+
+    Args:
+        rate_hz: feature frames per second; must divide 100.
+
+    Raises:
+        ValueError: if `rate_hz` does not divide 100.
+
+    Source: HuBERT (arXiv 2106.07447), section IV-B: 39-dimensional MFCC for the first iteration's k-means. There at 100 Hz;
+    here averaged to the semantic rate.
+    """
+
+    dim = 39
+
+    def __init__(self, *, sample_rate_hz: int = 16000, rate_hz: int = 25, cepstra: int = 13) -> None:
+        super().__init__()
+        if FINE_RATE_HZ % rate_hz or sample_rate_hz % FINE_RATE_HZ:
+            raise ValueError(f"MFCC frames come every 10 ms: rate_hz must divide 100, got {rate_hz}")
+        self.sample_rate_hz, self.rate_hz, self.cepstra = sample_rate_hz, rate_hz, cepstra
+        self.dim = 3 * cepstra
+        self.window = sample_rate_hz // 40  # 25 ms
+        self.mfcc = MFCC(
+            sample_rate=sample_rate_hz,
+            n_mfcc=cepstra,
+            log_mels=True,
+            melkwargs={
+                "n_fft": 1 << (self.window - 1).bit_length(),
+                "win_length": self.window,
+                "hop_length": sample_rate_hz // FINE_RATE_HZ,
+                "n_mels": 40,
+                "f_min": 60.0,  # below lies hum and offset, no speech
+                "center": False,
+            },
+        )
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """See `Encoder.forward`. A frame looks 30 ms beyond its own edges; what lies outside the audio is silence."""
+        self._check(audio)
+        frames, hop = self.frames(audio.shape[1]), self.sample_rate_hz // FINE_RATE_HZ
+        per_frame = FINE_RATE_HZ // self.rate_hz
+        spectrum_window = self.mfcc.MelSpectrogram.n_fft
+        left = (spectrum_window - hop) // 2  # centres each 10 ms step in its window
+        total = (frames * per_frame - 1) * hop + spectrum_window
+        with torch.autocast(audio.device.type, enabled=False):
+            cepstra = self.mfcc(F.pad(audio.float(), (left, max(0, total - left - audio.shape[1]))))
+            cepstra = cepstra[..., : frames * per_frame]
+            first = compute_deltas(cepstra)
+            features = torch.cat([cepstra, first, compute_deltas(first)], dim=1)
+            return rearrange(features, "batch dim (frames steps) -> batch frames dim steps", steps=per_frame).mean(-1)
+
+    def config_dict(self) -> dict[str, Any]:
+        """See `Encoder.config_dict`."""
+        return {
+            "kind": "mfcc",
+            "sample_rate_hz": self.sample_rate_hz,
+            "rate_hz": self.rate_hz,
+            "cepstra": self.cepstra,
+        }
