@@ -23,6 +23,8 @@ AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", "
 SHORTEST_SECONDS = 0.1  # less than this is no utterance and no prompt
 SILENCE_PEAK = 1e-4  # -80 dB of full scale, three steps of 16-bit audio: nothing recorded on purpose is that quiet
 
+_MP3_LEAD_SAMPLES = 10 * 1152  # an mp3 frame borrows bits from those before: decoded right after a seek, it is silence
+
 _WRITTEN_FORMATS = {  # suffix -> container, encoding
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -98,8 +100,9 @@ def read_samples(file: soundfile.SoundFile, path: str | Path, *, start: int, sam
     Raises:
         AudioError: if fewer samples come than asked for (a truncated file), or some are not finite.
     """
-    file.seek(start)
-    audio = torch.from_numpy(file.read(samples, dtype="float32", always_2d=True)).mean(dim=1)
+    lead = min(start, _MP3_LEAD_SAMPLES) if file.format == "MP3" else 0
+    file.seek(start - lead)
+    audio = torch.from_numpy(file.read(lead + samples, dtype="float32", always_2d=True)).mean(dim=1)[lead:]
     if len(audio) != samples:
         raise AudioError(
             f"{path} is truncated: samples {start} to {start + samples} were asked for, "
@@ -159,9 +162,9 @@ def resampled_length(samples: int, from_hz: int, to_hz: int) -> int:
 
 
 def resample(audio: Tensor, *, from_hz: int, to_hz: int) -> Tensor:
-    """Change the rate of (..., samples) to (..., `resampled_length(samples, from_hz, to_hz)`); same device and type.
+    """Change the rate of (..., samples) float32 to (..., `resampled_length(samples, from_hz, to_hz)`), same device.
 
-    torchaudio's windowed sinc. Its filter bank has to_hz * from_hz / gcd² rows and columns, so two rates without a
+    torchaudio's windowed sinc, its filters kept from call to call. They are a bank of to_hz * from_hz / gcd² rows and columns, so two rates without a
     common divisor (22254 and 16000) would need gigabytes; those take the same filter, computed sample by sample.
     """
     if from_hz == to_hz or audio.shape[-1] == 0:

@@ -82,3 +82,12 @@ def read_json(path: Path | str, *, made_by: str) -> Any:
         raise FileNotFoundError(f"{path} is not there. {made_by} writes it.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Remove it and run {made_by} again.") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Move a file or folder out of the way, to `<name>.before-1` or the next free number; returns where it is now."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.before-{number}")).exists():
+        number += 1
+    os.rename(path, target)
+    return target

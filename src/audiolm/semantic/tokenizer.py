@@ -77,13 +77,16 @@ class SemanticTokenizer(nn.Module):
         return {"encoder": self.encoder.config_dict(), "clusters": self.clusters}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "SemanticTokenizer":
-        """Rebuild a tokenizer, ready to use and frozen."""
-        tokenizer = cls(rebuild_encoder(config["encoder"]), clusters=config["clusters"])
-        tokenizer.load_state_dict(weights)
-        return tokenizer.requires_grad_(False).eval()
-
-    @classmethod
     def from_checkpoint(cls, checkpoint: StageCheckpoint) -> "SemanticTokenizer":
-        """Rebuild the tokenizer of a tokenizer stage's checkpoint."""
-        return cls.from_config(checkpoint.config, checkpoint.weights)
+        """Rebuild the tokenizer of a tokenizer stage's checkpoint, ready to use and frozen.
+
+        Raises:
+            ValueError: if configuration or weights are not those of a tokenizer.
+        """
+        config = checkpoint.config
+        tokenizer = cls(rebuild_encoder(config["encoder"]), clusters=config["clusters"])
+        try:
+            tokenizer.load_state_dict(checkpoint.weights)
+        except RuntimeError as error:
+            raise ValueError(f"the weights of the tokenizer do not fit its configuration: {error}") from error
+        return tokenizer.requires_grad_(False).eval()

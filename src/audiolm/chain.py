@@ -1,0 +1,53 @@
+"""The stamp of a chain: which data and which preset its folder belongs to."""
+
+import hashlib
+from pathlib import Path
+
+from audiolm.files import read_json, write_json
+
+
+class ChainError(ValueError):
+    """A chain's folder is asked to serve other data or another preset."""
+
+
+def check_chain(root: Path, *, data: str, preset: str, configs: Path | None = None) -> None:
+    """Claim a folder for (data, preset), or check that it was claimed for the same; remember the configurations' digests.
+
+    Args:
+        root: the chain's folder.
+        data: the corpus, or "" for the demo corpus.
+        preset: demo, small or paper.
+        configs: folder that holds `lightning.yaml` and `stages/`; by default the working directory.
+
+    Raises:
+        ChainError: if the folder belongs to other data or another preset, naming `RUN=`; or if the preset does not exist.
+        FileNotFoundError: if `data` is not there.
+    """
+    configs = configs or Path.cwd()
+    if preset != "paper" and not (configs / "stages" / preset).is_dir():
+        raise ChainError(f"There is no preset {preset!r}: PRESET is demo, small or paper.")
+    if data and not Path(data).is_dir():
+        raise FileNotFoundError(f"DATA={data} is not a folder. Name a Libri-Light or LibriSpeech tree, or a folder of audio.")
+    ours = {"data": str(Path(data).resolve()) if data else "", "preset": preset}
+    path = root / "chain.json"
+    if path.exists():
+        found = read_json(path, made_by="make train-all")
+        differing = [
+            f"{key.upper()}={found.get(key) or '(the demo corpus)'} there, {ours[key] or '(the demo corpus)'} now"
+            for key in ours
+            if found.get(key) != ours[key]
+        ]
+        if differing:
+            raise ChainError(
+                f"{root} belongs to another chain: {'; '.join(differing)}. Start a second chain beside it with RUN=NAME "
+                "(it goes to checkpoints/runs/NAME), or move that folder away."
+            )
+    digests = {
+        str(file.relative_to(configs)): hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        for file in [configs / "lightning.yaml", *sorted((configs / "stages").glob("*.yaml"))]
+        + sorted((configs / "stages" / preset).glob("*.yaml"))
+        if file.is_file()
+    }
+    stamp = {**ours, "configs": digests}
+    if not path.exists() or read_json(path, made_by="make train-all") != stamp:
+        write_json(path, stamp)

@@ -1,0 +1,190 @@
+"""The generator's folder: safetensors and JSON, written whole or not at all, read without running code from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
+from audiolm.codec.soundstream import SoundStream
+from audiolm.files import atomic_path, read_json, write_json
+from audiolm.generator.card import model_card
+from audiolm.generator.model import AudioLM, LanguageModel
+from audiolm.lm.transformer import Transformer, TransformerConfig
+from audiolm.semantic.tokenizer import SemanticTokenizer
+from audiolm.tokens.layout import Stage, StageLayout
+from audiolm.tokens.spec import TokenSpec
+from audiolm.tokens.store import TokenStore
+
+FORMAT = 1
+MADE_BY = "`audiolm compose`"
+
+
+class GeneratorError(ValueError):
+    """A generator folder that cannot be made or read."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a generator is made of, as read from the chain's checkpoints."""
+
+    spec: TokenSpec
+    codec: StageCheckpoint
+    tokenizer: StageCheckpoint
+    stages: dict[Stage, StageCheckpoint]
+    units_per_second: float
+
+
+def compose(root: Path, out: Path) -> None:
+    """Put the best checkpoints of a chain's stages into one generator folder.
+
+    Args:
+        root: the chain's folder, with `codec/`, `tokenizer/`, `tokens/`, `semantic/`, `coarse/` and `fine/` below it.
+        out: the generator's folder; one that stands there is replaced once the new one is complete.
+
+    Raises:
+        FileNotFoundError: if a stage has no checkpoint, naming the command that makes it.
+        GeneratorError: if checkpoints come from different chains, naming both sides.
+    """
+    parts = collect(root)
+    facts = _facts(root)
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        _save(folder / "codec.safetensors", parts.codec.weights)
+        _save(folder / "tokenizer.safetensors", parts.tokenizer.weights)
+        for stage, checkpoint in parts.stages.items():
+            _save(folder / f"{stage}.safetensors", checkpoint.weights)
+        write_json(
+            folder / "config.json",
+            {
+                "format": FORMAT,
+                "spec": parts.spec.as_dict(),
+                "codec": parts.codec.config,
+                "tokenizer": parts.tokenizer.config,
+                "stages": {
+                    stage: {
+                        "transformer": checkpoint.config["transformer"],
+                        "window_seconds": checkpoint.config["window_seconds"],
+                        "step": checkpoint.step,
+                    }
+                    for stage, checkpoint in parts.stages.items()
+                },
+                "units_per_second": parts.units_per_second,
+                "facts": facts,
+            },
+        )
+        (folder / "README.md").write_text(model_card(parts.spec, facts), encoding="utf-8")
+        load_generator(folder)  # what cannot be loaded is not put in place
+
+
+def collect(root: Path) -> Parts:
+    """Read a chain's best checkpoints and check that they belong together."""
+    store = TokenStore(root / "tokens")
+    codec = load_stage_checkpoint(root / "codec" / "best.ckpt", stage="codec")
+    tokenizer = load_stage_checkpoint(root / "tokenizer" / "best.ckpt", stage="tokenizer")
+    for name, checkpoint in (("codec", codec), ("tokenizer", tokenizer)):
+        if store.made_by.get(name) != checkpoint.digest:
+            raise GeneratorError(
+                f"{root / name / 'best.ckpt'} is not the {name} that made {store.folder}: it was trained again since. Make the "
+                "tokens again (`make tokens`) and train the language models on them, or bring the old checkpoint back."
+            )
+    stages: dict[Stage, StageCheckpoint] = {}
+    for stage in get_args(Stage):
+        if stage == "fine" and not store.spec.fine_levels:
+            continue
+        path = root / stage / "best.ckpt"
+        checkpoint = load_stage_checkpoint(path, stage=stage)
+        theirs = TokenSpec.from_dict(checkpoint.config["spec"], source=str(path))
+        store.spec.require_equal(theirs, ours=str(store.folder), theirs=str(path))
+        if checkpoint.sources.get("tokens") != store.digest:
+            raise GeneratorError(
+                f"{path} was trained on other tokens than {store.folder} holds now. Train the {stage} stage again "
+                f"(`make {stage}`)."
+            )
+        stages[stage] = checkpoint
+    return Parts(store.spec, codec, tokenizer, stages, float(stages["semantic"].config["units_per_second"]))
+
+
+def load_generator(folder: Path) -> AudioLM:
+    """Read a generator folder onto the CPU; see `AudioLM.from_pretrained`."""
+    config = read_json(folder / "config.json", made_by=MADE_BY)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise GeneratorError(f"{folder / 'config.json'} is not a generator of format {FORMAT}.")
+    spec = TokenSpec.from_dict(config.get("spec", {}), source=str(folder / "config.json"))
+    try:
+        codec = SoundStream.from_checkpoint(_part(folder, "codec", config))
+        tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
+        stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {}
+        for stage in get_args(Stage):
+            if stage not in config["stages"]:
+                continue
+            layout = StageLayout(spec, stage)
+            values = config["stages"][stage]
+            model = Transformer(TransformerConfig(**values["transformer"]), layout.vocabulary)
+            _fill(model, _load(folder / f"{stage}.safetensors"), folder / f"{stage}.safetensors")
+            stages[stage] = LanguageModel(model.requires_grad_(False).eval(), layout, float(values["window_seconds"]))
+        expected = {"semantic", "coarse"} | ({"fine"} if spec.fine_levels else set())
+        if set(stages) != expected:
+            raise GeneratorError(f"{folder} has the stages {sorted(stages)}, but its spec asks for {sorted(expected)}.")
+        units_per_second = float(config["units_per_second"])
+    except (KeyError, TypeError) as error:
+        raise GeneratorError(
+            f"{folder / 'config.json'} lacks or misnames {error}: it is damaged or of another version."
+        ) from error
+    found = TokenSpec(
+        sample_rate_hz=codec.sample_rate_hz,
+        hop_samples=codec.hop_samples,
+        levels=codec.levels,
+        codebook_size=codec.codebook_size,
+        coarse_levels=spec.coarse_levels,
+        semantic_rate_hz=tokenizer.rate_hz,
+        clusters=tokenizer.clusters,
+    )
+    spec.require_equal(found, ours=f"{folder}/config.json", theirs="its codec and tokenizer")
+    return AudioLM(spec=spec, codec=codec, tokenizer=tokenizer, stages=stages, units_per_second=units_per_second)
+
+
+def _part(folder: Path, name: str, config: dict[str, Any]) -> StageCheckpoint:
+    return StageCheckpoint(name, config[name], _load(folder / f"{name}.safetensors"))
+
+
+def _save(path: Path, weights: dict[str, Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, str(path))
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the folder was copied in part. {MADE_BY} writes all of it.")
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise GeneratorError(f"{path} is damaged ({error}). Copy or compose the generator again.") from error
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise GeneratorError(f"{path} does not fit the sizes in config.json: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _facts(root: Path) -> dict[str, Any]:
+    """What the model card says about data and training: read from the chain, not typed by hand."""
+    facts: dict[str, Any] = {"stages": {}, "torch": torch.__version__}
+    for stage in ("codec", "tokenizer", *get_args(Stage)):
+        path = root / stage / "done.json"
+        if path.is_file():
+            facts["stages"][stage] = read_json(path, made_by=f"The {stage} stage")
+    store = TokenStore(root / "tokens")
+    rows = store.index["split"] == 0
+    facts["train_hours"] = round(float(store.index["frames"][rows].sum()) / store.spec.frame_rate_hz / 3600, 3)
+    facts["train_speakers"] = len(set(store.index["speaker"][rows].tolist()))
+    if (root / "chain.json").is_file():
+        facts["data"] = Path(read_json(root / "chain.json", made_by="make train-all")["data"]).name or "demo corpus"
+    return facts
+
+

@@ -1,0 +1,118 @@
+"""LightningCLI for the stages: base configuration, the chain's folder, precision, checkpoints, and what changed."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from audiolm.cli import TRAINER_VERBS, load
+from audiolm.files import read_json, set_aside, write_json
+from audiolm.stages.progress import StageProgress
+from audiolm.stages.record import StageRecord
+
+
+class StageCLI(LightningCLI):
+    """Runs one verb of one stage.
+
+    `--root` names the chain's folder; model, data, checkpoints and logs all live under it. What a configuration leaves open
+    (null) is filled in here, once, before anything is built: precision, checkpoint folder, log folder.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--root` and the two checkpoint groups: `checkpoint` keeps the best, `resume` the last."""
+        parser.add_argument("--root", type=str, default="checkpoints", help="folder of the chain")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ModelCheckpoint, "resume")
+        parser.link_arguments("root", "model.init_args.root")
+        parser.link_arguments("root", "data.init_args.root")
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what the configuration leaves open."""
+        config = self.config[self.subcommand]
+        folder = Path(config.root) / stage_name(config.model)
+        for group in (config.checkpoint, config.resume):
+            group.dirpath = group.dirpath or str(folder)
+        if config.trainer.precision is None:
+            config.trainer.precision = machine_precision(config.trainer.accelerator)
+        config.trainer.default_root_dir = config.trainer.default_root_dir or str(folder)
+        if config.trainer.logger is None:
+            config.trainer.logger = {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": str(folder), "name": "log"},
+            }
+
+    def before_fit(self) -> None:
+        """A stage that is now configured otherwise, or made from other things, starts afresh; the old one is set aside."""
+        config = self.config[self.subcommand]
+        folder = self.model.folder
+        if self.trainer.global_rank == 0:
+            identity = {
+                "model": plain({k: v for k, v in config.model.as_dict().items()}, without="root"),
+                "data": plain({k: v for k, v in config.data.as_dict().items()}, without=("root", "workers")),
+                "sources": self.model.sources(),
+            }
+            path = folder / "identity.json"
+            if path.exists() and read_json(path, made_by="lightning fit") != identity:
+                aside = set_aside(folder)
+                print(f"{folder} was made with another configuration or from other tokens: moved to {aside}, starting afresh.")
+            write_json(path, identity)
+        self.trainer.strategy.barrier()
+
+
+def stage_name(model: Any) -> str:
+    """The stage that a `model` section configures: the language models' by their layout, the others' by their class."""
+    arguments = model.get("init_args") or {}
+    return arguments.get("stage") or load(model.class_path).stage
+
+
+def plain(value: Any, *, without: str | tuple[str, ...] = ()) -> Any:
+    """JSON's types only, without the keys that say where or how fast, but not what."""
+    if isinstance(value, dict):
+        return {key: plain(item, without=without) for key, item in value.items() if key not in without}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, without=without) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def machine_precision(accelerator: Any) -> str:
+    """The fastest precision that trains well here: bf16 where the processor multiplies it in hardware, else fp32.
+
+    On a GPU, bf16 from Ampere on; on a CPU, with AMX or AVX512-BF16 (several times the rate of fp32, see benchmarks/).
+    """
+    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("amx_tile") or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bf16-mixed" if fast else "32-true"
+
+
+def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
+    """Parse the command line, build the stage and run it.
+
+    Args:
+        base: the configuration beneath all others.
+        arguments: instead of the command line's.
+    """
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
+    defaults = {"default_config_files": [str(base)]}
+    return StageCLI(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [StageProgress(), StageRecord()], "use_distributed_sampler": False},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_kwargs={verb: dict(defaults) for verb in TRAINER_VERBS},
+        args=arguments,
+    )

@@ -1,0 +1,185 @@
+"""The language model stages: semantic, coarse and fine. One class, three layouts."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from audiolm.files import read_json, write_json
+from audiolm.lm.losses import next_token_loss
+from audiolm.lm.ngram import NgramBaselines
+from audiolm.lm.schedule import warmup_cosine
+from audiolm.lm.transformer import Transformer, TransformerConfig
+from audiolm.stages.base import StageModule
+from audiolm.tokens.layout import Stage, StageLayout, TokenBatch
+from audiolm.tokens.store import TokenStore
+from audiolm.tokens.windows import Windows
+from datamodules.token_windows import read_sequence
+
+
+class LanguageModelStage(StageModule):
+    """A decoder-only Transformer over the tokens of one stage.
+
+    Losses are nats per token over the ids that are legal at a position. When training starts, unigram and bigram
+    cross-entropies on the same validation tokens are computed (`<root>/<stage>/baselines.json`), so that a loss means
+    something.
+
+    Args:
+        stage: semantic, coarse or fine.
+        transformer: sizes of the model.
+        learning_rate: peak learning rate; reached after `warmup_steps`, then a cosine down to a tenth of it.
+        weight_decay: of AdamW, on matrices only.
+        baseline_tokens: training tokens counted for the n-gram baselines at most.
+        root: the folder of the chain; the token store is `<root>/tokens`.
+
+    Raises:
+        FileNotFoundError: if the token store is not there, naming the command that makes it.
+
+    Source: AudioLM, sections III-C and IV-C. The paper does not state optimizer and schedule: AdamW, warm-up and cosine are
+    the field's habit.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        transformer: TransformerConfig,
+        learning_rate: float = 3e-4,
+        warmup_steps: int = 1000,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.98),
+        baseline_tokens: int = 20_000_000,
+        root: str = "checkpoints",
+    ) -> None:
+        super().__init__(root=root)
+        store = TokenStore(self.root / "tokens")
+        self.layout = StageLayout(store.spec, stage)
+        self.store_digest = store.digest
+        self.model = Transformer(transformer, self.layout.vocabulary)
+        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.weight_decay, self.betas = weight_decay, betas
+        self.baseline_tokens = baseline_tokens
+        self.validation_nats = MeanMetric()
+        self.validation_phases = torch.nn.ModuleList(MeanMetric() for _ in range(self.layout.phases))
+        self._window_seconds: float | None = None
+        self._units_per_second: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name and that of its folder."""
+        return self.layout.stage
+
+    def config_dict(self) -> dict[str, Any]:
+        """See `StageModule.config_dict`. Also what decoding must know: the window, and how fast units come."""
+        return {
+            "spec": self.layout.spec.as_dict(),
+            "transformer": asdict(self.model.config),
+            "window_seconds": self._window_seconds,
+            "units_per_second": self._units_per_second,
+        }
+
+    def sources(self) -> dict[str, str]:
+        """The token store."""
+        return {"tokens": self.store_digest}
+
+    def setup(self, stage: str) -> None:
+        """Learn the window from the data module, and count the baselines once."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._window_seconds = data.window_seconds
+        if self.global_rank == 0:
+            self._ensure_baselines()
+        self.trainer.strategy.barrier()
+        baselines = read_json(self.folder / "baselines.json", made_by=f"The {self.name} stage")
+        self._units_per_second = baselines["units_per_second"]
+        self.print(
+            f"{self.name}: validation cross-entropy of a unigram {baselines['unigram']:.3f}, of a bigram "
+            f"{baselines['bigram']:.3f} nats per token; the model must get below the latter."
+        )
+
+    def _ensure_baselines(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        limit = self.trainer.limit_val_batches
+        described = {"tokens": self.store_digest, "window_seconds": data.window_seconds, "validation": str(limit)}
+        path = self.folder / "baselines.json"
+        if path.exists() and read_json(path, made_by=f"The {self.name} stage").get("of") == described:
+            return
+        train = Windows(data.store, split="train", seconds=data.window_seconds)
+        baselines, units, seconds, counted = NgramBaselines(self.layout), 0, 0.0, 0
+        every = train.all()
+        for position in torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist():
+            sequence = read_sequence(train, self.layout, every[position])
+            baselines.count(sequence)
+            counted += int((sequence.phases >= 0).sum())
+            tokens = train.read(every[position])
+            units += len(torch.unique_consecutive(tokens.units))
+            seconds += len(tokens.units) / self.layout.spec.semantic_rate_hz
+            if counted >= self.baseline_tokens:
+                break
+        validation = data.validation_dataset()
+        batches = len(validation)
+        if limit is not None:
+            batches = min(batches, limit * self.trainer.world_size) if isinstance(limit, int) else round(batches * limit)
+        unigram = bigram = scored = torch.zeros(self.layout.phases, dtype=torch.float64)
+        for number in range(batches):
+            score = baselines.score(validation.sequences(number))
+            unigram, bigram, scored = unigram + score.unigram, bigram + score.bigram, scored + score.counted
+        write_json(
+            path,
+            {
+                "of": described,
+                "train_tokens": counted,
+                "validation_tokens": int(scored.sum()),
+                "unigram": float(unigram.sum() / scored.sum()),
+                "bigram": float(bigram.sum() / scored.sum()),
+                "unigram_per_phase": (unigram / scored).tolist(),
+                "bigram_per_phase": (bigram / scored).tolist(),
+                "units_per_second": units / seconds,
+            },
+        )
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """One step: mean nats over the counted tokens of the batch."""
+        loss = next_token_loss(self.model, self.layout, batch)
+        mean = loss.nats.sum() / loss.counted.sum()
+        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/padding", batch.padding)
+        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return mean
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Sum nats over all validation tokens, per phase too (a phase is a level in the acoustic stages)."""
+        loss = next_token_loss(self.model, self.layout, batch)
+        self.validation_nats.update(loss.nats.sum() / loss.counted.sum(), weight=loss.counted.sum())
+        for metric, nats, counted in zip(self.validation_phases, loss.nats, loss.counted, strict=True):
+            if counted:
+                metric.update(nats / counted, weight=counted)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log nats per token and perplexity, over all processes."""
+        nats = self.validation_nats.compute()
+        self.log("validation/loss", nats, prog_bar=True, rank_zero_only=False, sync_dist=False)
+        self.log("validation/perplexity", nats.exp())
+        self.validation_nats.reset()
+        for phase, metric in enumerate(self.validation_phases):
+            if self.layout.phases > 1:
+                level = phase + 1 + (self.layout.spec.coarse_levels if self.layout.stage == "fine" else 0)
+                self.log(f"validation/loss_level_{level}", metric.compute())
+            metric.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on all weights, decay on matrices only, with warm-up and cosine."""
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        vectors = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=self.learning_rate,
+            betas=self.betas,
+            fused=True,
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        factor = warmup_cosine(warmup_steps=self.warmup_steps, total_steps=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

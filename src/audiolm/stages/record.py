@@ -1,0 +1,70 @@
+"""The record of a stage: `<root>/<stage>/done.json`, written when it has finished. Make and the report read it."""
+
+import platform
+import resource
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+from audiolm.files import write_json
+
+
+class StageRecord(L.Callback):
+    """Counts the seconds a stage has trained over all its restarts, and says so when it is done."""
+
+    def __init__(self) -> None:
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds trained so far."""
+        return {"seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._seconds_before = state_dict["seconds"]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Write the record."""
+        if trainer.is_global_zero and not trainer.interrupted:
+            self._write(trainer, pl_module)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Write the record of a prediction; its own hooks run after the module has sealed what it wrote."""
+        if stage == "predict" and trainer.is_global_zero and (pl_module.folder / "sealed.json").exists():
+            self._write(trainer, pl_module)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
+        best = trainer.checkpoint_callback
+        score = getattr(best, "best_model_score", None)
+        device = trainer.strategy.root_device
+        write_json(
+            pl_module.folder / "done.json",
+            {
+                "stage": pl_module.name,
+                "steps": trainer.global_step,
+                "seconds": round(self._seconds(), 1),
+                "parameters": sum(parameter.numel() for parameter in pl_module.model.parameters())
+                if hasattr(pl_module, "model")
+                else 0,
+                "validation_loss": None if score is None else float(score),
+                "precision": str(trainer.precision),
+                "processes": trainer.world_size,
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+                "threads": torch.get_num_threads(),
+                "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+            },
+        )

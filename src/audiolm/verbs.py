@@ -1,0 +1,190 @@
+"""The `audiolm` verbs: everything that is not training. Each imports what it needs when it runs."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from audiolm.cli import TRAINER_VERBS
+
+
+def run_verb(arguments: list[str]) -> None:
+    """Parse the command line and run one verb."""
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="audiolm",
+        description="AudioLM: learn to speak from raw audio alone, and continue it.",
+        epilog=f"Trainer verbs ({', '.join(TRAINER_VERBS)}) are those of the `lightning` command: audiolm fit -c stages/fine.yaml",
+    )
+    commands = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(run=run)
+        return command
+
+    demo = add("demo-corpus", _demo_corpus, "write a corpus of synthetic speech in the Libri-Light layout")
+    demo.add_argument("--out", type=Path, required=True, help="folder of the corpus")
+    demo.add_argument("--voices", type=int, default=24)
+    demo.add_argument("--seconds-per-voice", type=float, default=60.0)
+    demo.add_argument("--seed", type=int, default=0)
+
+    prepare = add("prepare", _prepare, "list a corpus: utterances, speakers, splits -> manifest.jsonl")
+    prepare.add_argument("--data", type=Path, required=True, help="Libri-Light or LibriSpeech tree, or a folder of audio")
+    _root(prepare)
+    prepare.add_argument("--workers", type=int, default=os.cpu_count(), help="files read at once")
+    prepare.add_argument("--max-rejected-share", type=float, default=0.01, help="stop if more files than this are unusable")
+    prepare.add_argument("--max-utterance-seconds", type=float, default=60.0, help="longer recordings are cut at pauses")
+    prepare.add_argument("--validation-share", type=float, default=0.05, help="share of speakers held out to validate")
+    prepare.add_argument("--test-share", type=float, default=0.05, help="share of speakers held out to test")
+
+    compose = add("compose", _compose, "put the best checkpoints of a chain into one generator folder")
+    _root(compose)
+    compose.add_argument("--out", type=Path, help="the generator's folder; by default ROOT/generator")
+
+    generate = add("generate", _generate, "speak on after a prompt; or freely; or say what a recording says")
+    generate.add_argument("--generator", type=Path, default=Path("checkpoints/generator"), help="a generator folder")
+    generate.add_argument("--prompt", type=Path, nargs="+", default=[], help="audio files to continue; none: speak freely")
+    generate.add_argument("--say", type=Path, nargs="+", default=[], help="recordings whose words to say again")
+    generate.add_argument("--voice", type=Path, help="with --say: a recording whose voice to keep")
+    generate.add_argument("--seconds", type=float, default=7.0, help="length of what is added to the prompt")
+    generate.add_argument("--count", type=int, default=1, help="without --prompt and --say: how many utterances")
+    generate.add_argument("--out", type=Path, required=True, help="folder for the wav files")
+    generate.add_argument("--seed", type=int, default=0)
+    for stage, value in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
+        generate.add_argument(f"--{stage}-temperature", type=float, default=value)
+    generate.add_argument("--stop-at-end", action="store_true", help="let it end before the seconds are over")
+    generate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+
+    samples = add("samples", _samples, "reconstructions and continuations of test speakers -> samples/")
+    _root(samples)
+    samples.add_argument("--seconds", type=float, default=7.0, help="length of the continuations")
+    samples.add_argument("--prompt-seconds", type=float, default=3.0)
+    samples.add_argument("--count", type=int, default=6, help="how many test utterances")
+    samples.add_argument("--seed", type=int, default=0)
+
+    report = add("report", _report, "one HTML page: curves, samples, data -> report/index.html")
+    _root(report)
+
+    chain = add("chain", _chain, "claim a chain's folder for a corpus and a preset (the Makefile does this)")
+    _root(chain)
+    chain.add_argument("--data", default="", help="the corpus; empty: the demo corpus")
+    chain.add_argument("--preset", default="demo")
+    return parser
+
+
+def _root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, default=Path("checkpoints"), help="folder of the chain")
+
+
+def _demo_corpus(options: argparse.Namespace) -> None:
+    from audiolm.demo_corpus import write_demo_corpus
+
+    print(
+        write_demo_corpus(
+            options.out, voices=options.voices, seconds_per_voice=options.seconds_per_voice, seed=options.seed
+        )
+    )
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from audiolm.corpus import prepare
+
+    print(
+        prepare(
+            options.data,
+            options.root,
+            workers=options.workers,
+            max_rejected_share=options.max_rejected_share,
+            max_utterance_seconds=options.max_utterance_seconds,
+            validation_share=options.validation_share,
+            test_share=options.test_share,
+        )
+    )
+
+
+def _compose(options: argparse.Namespace) -> None:
+    from audiolm.generator.folder import compose
+
+    out = options.out or options.root / "generator"
+    compose(options.root, out)
+    print(f"Composed {out}")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    import torch
+
+    from audiolm.audio import read_prompt, write_audio
+    from audiolm.generator import AudioLM, Temperatures
+
+    if options.prompt and options.say:
+        raise ValueError("--prompt continues a recording, --say says it again: give one of them.")
+    if options.voice and not options.say:
+        raise ValueError("--voice goes with --say. To keep a prompt's voice, --prompt is enough.")
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AudioLM.from_pretrained(options.generator, device=device)
+    rate = model.spec.sample_rate_hz
+    temperatures = Temperatures(options.semantic_temperature, options.coarse_temperature, options.fine_temperature)
+    if options.prompt or options.say:
+        paths = options.prompt or options.say
+        names = [path.stem for path in paths]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Two files have the same name, and so would their results: {sorted(names)}. Rename one.")
+        audio = [read_prompt(path, sample_rate_hz=rate) for path in paths]
+    if options.prompt:
+        generations = model.continue_(
+            audio,
+            seconds=options.seconds,
+            seed=options.seed,
+            ids=names,
+            temperatures=temperatures,
+            stop_at_end=options.stop_at_end,
+        )
+    elif options.say:
+        voices = [read_prompt(options.voice, sample_rate_hz=rate)] * len(audio) if options.voice else None
+        generations = model.resynthesize(audio, voices=voices, seed=options.seed, ids=names, temperatures=temperatures)
+    else:
+        names = [f"free-{number}" for number in range(options.count)]
+        generations = model.unconditional(
+            seconds=options.seconds,
+            count=options.count,
+            seed=options.seed,
+            ids=names,
+            temperatures=temperatures,
+            stop_at_end=options.stop_at_end,
+        )
+    for name, generation in zip(names, generations, strict=True):
+        path = options.out / f"{name}-seed{options.seed}.wav"
+        write_audio(path, generation.audio, sample_rate_hz=rate)
+        prompt = f", of which {generation.prompt_samples / rate:.2f} s are the prompt" if generation.prompt_samples else ""
+        print(f"{path}: {len(generation.audio) / rate:.2f} s{prompt}")
+
+
+def _samples(options: argparse.Namespace) -> None:
+    from audiolm.evaluation.samples import write_samples
+
+    write_samples(
+        options.root,
+        seconds=options.seconds,
+        prompt_seconds=options.prompt_seconds,
+        count=options.count,
+        seed=options.seed,
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from audiolm.evaluation.report import write_report
+
+    print(f"Wrote {write_report(options.root)}")
+
+
+def _chain(options: argparse.Namespace) -> None:
+    from audiolm.chain import check_chain
+
+    check_chain(options.root, data=options.data, preset=options.preset)
