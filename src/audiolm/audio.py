@@ -164,8 +164,9 @@ def resampled_length(samples: int, from_hz: int, to_hz: int) -> int:
 def resample(audio: Tensor, *, from_hz: int, to_hz: int) -> Tensor:
     """Change the rate of (..., samples) float32 to (..., `resampled_length(samples, from_hz, to_hz)`), same device.
 
-    torchaudio's windowed sinc, its filters kept from call to call. They are a bank of to_hz * from_hz / gcd² rows and columns, so two rates without a
-    common divisor (22254 and 16000) would need gigabytes; those take the same filter, computed sample by sample.
+    torchaudio's windowed sinc, its filters kept from call to call. They are a bank of to_hz / gcd rows of at least
+    from_hz / gcd numbers, so two rates without a common divisor (22253 and 16000) would need gigabytes; those take the
+    same filters, computed sample by sample.
     """
     if from_hz == to_hz or audio.shape[-1] == 0:
         return audio[..., : resampled_length(audio.shape[-1], from_hz, to_hz)]
@@ -180,9 +181,7 @@ def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
     from torchaudio.transforms import Resample  # here: a manifest needs no torchaudio, and importing it takes a while
 
     with torch.inference_mode(False):  # the first call may come while generating, a later one from training
-        return Resample(
-            from_hz, to_hz
-        )  # keeps its filters, which torchaudio.functional.resample computes at every call
+        return Resample(from_hz, to_hz, dtype=torch.float64).float()  # made in float32, its filters are 2e-5 off
 
 
 def sinc_resample(audio: Tensor, *, from_hz: int, to_hz: int, zero_crossings: int = 6, rolloff: float = 0.99) -> Tensor:

@@ -125,9 +125,10 @@ def synthesize(text: str, voice: Voice, *, seed: int = 0) -> tuple[Tensor, int]:
         library.espeak_Terminate()
     finally:
         _unload(library)
-    if not blocks:
+    audio = torch.from_numpy(np.concatenate(blocks).astype(np.float32) / 2**15) if blocks else torch.zeros(0)
+    if not audio.any():
         raise VoiceError(f"espeak-ng made no sound of {text!r}")
-    return torch.from_numpy(np.concatenate(blocks).astype(np.float32) / 2**15), sample_rate_hz
+    return audio, sample_rate_hz
 
 
 def _private_library() -> ctypes.CDLL:
