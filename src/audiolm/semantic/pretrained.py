@@ -1,6 +1,5 @@
 """Public encoders through transformers: HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0, by name or from a folder."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,6 +99,8 @@ class PretrainedEncoder(Encoder):
     def _spectrogram(audio: Tensor) -> Tensor:
         """(batch, frames, 160): 80-bin log-mel every 10 ms, normalised per utterance and bin, two steps stacked.
 
+        An odd last step is completed with zeros, the mean.
+
         Source: the SeamlessM4T feature extractor of transformers, which w2v-BERT 2.0 was trained with.
         """
         stacked = []
@@ -115,7 +116,7 @@ class PretrainedEncoder(Encoder):
                 dither=0.0,
             )
             mel = (mel - mel.mean(0)) / (mel.var(0, unbiased=True) + 1e-7).sqrt()
-            stacked.append(mel[: len(mel) // 2 * 2].reshape(-1, 160))
+            stacked.append(F.pad(mel, (0, 0, 0, len(mel) % 2)).reshape(-1, 160))
         return torch.stack(stacked)
 
     def config_dict(self) -> dict[str, Any]:
@@ -135,8 +136,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def is_local(name: str) -> bool:
-    """Whether an encoder's name is a folder here rather than a published name."""
-    return Path(name).is_dir()
