@@ -75,7 +75,7 @@ def prepare(
     """Scan recordings and write `out/manifest.jsonl` and `out/rejected.jsonl`.
 
     Of every file only the header, the JSON beside it and three probes of a second are read, by `workers` threads
-    (1 ms of computing a file, nearly all of it outside the interpreter's lock).
+    (about 1 ms of computing a file, most of it in libsndfile, outside the interpreter's lock).
     Files that cannot be decoded there, hold NaN, are silent, empty, or shorter than 0.1 s are rejected. What has been
     scanned is kept in `out/scan.jsonl` until the manifest is there, so a killed run continues where it stopped.
 
