@@ -1,0 +1,72 @@
+"""SoundStreamConfig: the numbers that define one codec."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SoundStreamConfig:
+    """The size of a SoundStream and the behaviour of its quantizer. Stored with the weights.
+
+    The defaults are AudioLM's speech codec: 9.85 M parameters without codebooks, 50 frames per second, 12 levels.
+
+    Raises:
+        ValueError: naming the number that cannot be.
+
+    Source: AudioLM, section IV-B (strides, levels, entries); SoundStream, sections III-A to III-C (C, D, decay,
+    dropout). The embedding size is not stated in either paper. SoundStream replaces entries used less than 2 times;
+    how often an entry is used grows with batch and clip length and shrinks with level (dropout), so ours is a
+    fraction of the mean.
+    """
+
+    sample_rate_hz: int = 16000
+    channels: int = 32  # C: doubles at every downsampling, 32 -> 512
+    dim: int = 128  # D: width of the latents and of the codebooks
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    levels: int = 12  # Q
+    codebook_size: int = 1024  # N
+    ema_decay: float = 0.99
+    dead_fraction: float = 0.1  # an entry used less than this share of its level's mean is replaced
+    pool_factor: int = 8  # frames collected per entry before k-means: with fewer, centroids are single samples
+    quantizer_dropout: float = 1.0  # share of training examples with a random number of active levels; paper: all
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strides", tuple(self.strides))  # JSON and YAML give lists
+        for name in ("sample_rate_hz", "channels", "dim", "levels", "codebook_size", "pool_factor"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"SoundStreamConfig.{name} must be a whole number of at least 1, got {value!r}")
+        if not self.strides or any(not isinstance(stride, int) or stride < 2 for stride in self.strides):
+            raise ValueError(f"strides must be whole numbers of at least 2, such as (2, 4, 5, 8); got {self.strides}")
+        if self.codebook_size > 2**16:
+            raise ValueError(f"codebook_size must be at most 65536 (16-bit tokens), got {self.codebook_size}")
+        for name, low, high in (("ema_decay", 0, 1), ("dead_fraction", 0, 1), ("quantizer_dropout", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {low} to {high}, got {getattr(self, name)}")
+        if self.ema_decay == 1:
+            raise ValueError("ema_decay must be below 1: at 1 the codebooks never move")
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples in one frame."""
+        return math.prod(self.strides)  # 2 * 4 * 5 * 8 = 320, i.e. 50 frames per second at 16 kHz
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints; `from_dict` is the inverse."""
+        return {**asdict(self), "strides": list(self.strides)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SoundStreamConfig":
+        """Read what `as_dict` wrote.
+
+        Raises:
+            ValueError: if a name is missing or unknown, or a value out of range.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise ValueError(
+                f"not a SoundStreamConfig: missing {sorted(names - set(values))}, unknown "
+                f"{sorted(set(values) - names)}. The file was probably written for another codec or by another version."
+            )
+        return cls(**values)

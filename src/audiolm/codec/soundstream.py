@@ -1,0 +1,179 @@
+"""SoundStream: a causal neural codec, waveform to residual-VQ codes and back."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiolm.checkpoint import StageCheckpoint
+from audiolm.codec.config import SoundStreamConfig
+from audiolm.codec.layers import Decoder, Encoder, NormalisedWeight
+from audiolm.codec.quantizer import Quantized, ResidualQuantizer
+
+CHUNK_FRAMES = 1500  # encoded or decoded at a time: 30 s at 50 Hz, which bounds memory for recordings of any length
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one training pass gives."""
+
+    audio: Tensor  # (batch, samples), as long as the input
+    quantized: Quantized
+
+
+class SoundStream(nn.Module):
+    """Encoder, residual quantizer, decoder. `forward` trains; `encode` and `decode` use what was learned.
+
+    Strictly causal, the left edge included: a frame depends on no sample after its own end, a decoded sample on no
+    frame after its own.
+
+    Source: SoundStream (arXiv 2107.03312), section III; sizes as in AudioLM, section IV-B. Left out: the denoising
+    (FiLM) conditioning, which AudioLM does not use.
+    """
+
+    def __init__(self, config: SoundStreamConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SoundStreamConfig()
+        self.encoder = Encoder(channels=config.channels, dim=config.dim, strides=config.strides)
+        self.quantizer = ResidualQuantizer(
+            levels=config.levels,
+            codebook_size=config.codebook_size,
+            dim=config.dim,
+            decay=config.ema_decay,
+            dead_fraction=config.dead_fraction,
+            pool_frames=config.pool_factor * config.codebook_size,
+            dropout=config.quantizer_dropout,
+        )
+        self.decoder = Decoder(channels=config.channels, dim=config.dim, strides=config.strides)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: StageCheckpoint) -> "SoundStream":
+        """The trained codec of a codec stage's checkpoint, ready for inference.
+
+        Raises:
+            ValueError: if configuration or weights are not those of this codec.
+        """
+        codec = cls(SoundStreamConfig.from_dict(checkpoint.config))
+        try:
+            codec.load_state_dict(checkpoint.weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the weights of the codec do not fit its configuration {checkpoint.config}: {error}"
+            ) from error
+        return codec.fold_weights()
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.config.sample_rate_hz
+
+    @property
+    def hop_samples(self) -> int:
+        return self.config.hop_samples
+
+    @property
+    def levels(self) -> int:
+        return self.config.levels
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    def forward(self, audio: Tensor, *, active_levels: Tensor | None = None) -> Reconstruction:
+        """Reconstruct `audio` (batch, samples) with gradients; see `ResidualQuantizer.forward` for `active_levels`."""
+        latents = self.encoder(self._whole_frames(audio))
+        quantized = self.quantizer(latents, active_levels=active_levels)
+        return Reconstruction(self.decoder(quantized.latents)[:, : audio.size(1)], quantized)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor, *, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
+        """Turn waveforms into residual-VQ codes.
+
+        Args:
+            audio: (batch, samples) float in [-1, 1], mono, at `self.sample_rate_hz`, at least one sample.
+            chunk_frames: frames encoded at a time. Each chunk is given the audio it depends on before it, so the
+                codes do
+                not depend on this number; memory does.
+
+        Returns:
+            (batch, levels, frames) int64 in [0, codebook_size), coarsest level first, frames = ceil(samples /
+            hop_samples). A last partial frame is completed with silence.
+
+        Raises:
+            ValueError: if `audio` is not of that shape and type, holds NaN or infinity, or the codec was never trained.
+
+        Source: SoundStream, section III. Causal: a frame depends on no sample after its own end.
+        """
+        self._check_audio(audio)
+        self._check_trained()
+        audio, hop, context = self._whole_frames(audio), self.hop_samples, self.encoder.context_frames
+        codes = []
+        for start in range(0, audio.size(1) // hop, chunk_frames):
+            first = max(0, start - context)
+            latents = self.encoder(audio[:, first * hop : (start + chunk_frames) * hop])
+            codes.append(self.quantizer.encode(latents[..., start - first :]))
+        return torch.cat(codes, dim=2)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, *, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
+        """Turn codes into waveforms; any prefix of the levels gives the whole signal, the coarser the shorter.
+
+        Args:
+            codes: (batch, 1 to `levels` levels, frames) integers in [0, codebook_size), coarsest level first.
+            chunk_frames: frames decoded at a time; the audio does not depend on it.
+
+        Returns:
+            (batch, frames * hop_samples) float32.
+
+        Raises:
+            ValueError: if `codes` has another shape or type, or holds a code outside the codebook.
+        """
+        self._check_codes(codes)
+        self._check_trained()
+        hop, context = self.hop_samples, self.decoder.context_frames
+        audio = []
+        for start in range(0, codes.size(2), chunk_frames):
+            first = max(0, start - context)
+            latents = self.quantizer.decode(codes[..., first : start + chunk_frames].long())
+            audio.append(self.decoder(latents)[:, (start - first) * hop :].float())
+        return torch.cat(audio, dim=1)
+
+    def fold_weights(self) -> "SoundStream":
+        """Multiply the weight normalisation out, once, for faster inference; either kind's weights load into either."""
+        for module in self.modules():
+            if isinstance(module, NormalisedWeight):
+                module.fold()
+        return self.eval().requires_grad_(False)
+
+    def _whole_frames(self, audio: Tensor) -> Tensor:
+        return F.pad(audio, (0, -audio.size(1) % self.hop_samples))
+
+    def _check_audio(self, audio: Tensor) -> None:
+        if audio.ndim != 2 or not audio.is_floating_point() or audio.size(0) < 1 or audio.size(1) < 1:
+            raise ValueError(
+                "audio must be floating point of shape (batch, samples) with at least one sample, got "
+                f"{audio.dtype} of shape {tuple(audio.shape)}. For one recording, pass `audio[None]`; mix several channels down first."
+            )
+        if not audio.isfinite().all():
+            raise ValueError("audio holds NaN or infinity: the recording is damaged, or was divided by a zero level")
+
+    def _check_trained(self) -> None:
+        if not self.quantizer.ready:
+            raise ValueError(
+                "this codec has no codebooks yet: they are initialised after "
+                f"{self.quantizer.pool_frames} training frames. Load trained weights, or train it longer (`make codec`)."
+            )
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.ndim != 3 or codes.is_floating_point() or codes.dtype == torch.bool or codes.size(2) < 1:
+            raise ValueError(
+                "codes must be integers of shape (batch, levels, frames) with at least one frame, got "
+                f"{codes.dtype} of shape {tuple(codes.shape)}"
+            )
+        if not 1 <= codes.size(1) <= self.levels:
+            raise ValueError(f"codes must have 1 to {self.levels} levels (coarsest first), got {codes.size(1)}")
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
+            raise ValueError(
+                f"codes must be 0 to {self.codebook_size - 1}, found {int(codes.min())} to {int(codes.max())}. They "
+                "were probably made by another codec, or still carry a level's offset."
+            )

@@ -1,0 +1,148 @@
+"""The codec stage: what counts as a step, what resumes, what is skipped and what is monitored."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.codec.config import SoundStreamConfig
+from audiolm.codec.discriminators import DiscriminatorConfig
+from audiolm.codec.soundstream import SoundStream
+from audiolm.stages.codec import CodecStage
+from datamodules.waveforms import WaveformBatch
+
+TINY = SoundStreamConfig(channels=2, dim=8, strides=(2, 4), levels=2, codebook_size=8, pool_factor=8)
+
+
+class Crops(Dataset[WaveformBatch]):
+    """Batch number n of noise; NaN from `broken_from` on."""
+
+    def __init__(self, count: int, *, broken_from: int = 10**6) -> None:
+        self.count, self.broken_from = count, broken_from
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> WaveformBatch:
+        audio = 0.1 * torch.randn(2, 400, generator=torch.Generator().manual_seed(number))
+        if number >= self.broken_from:
+            audio = audio * float("nan")
+        return WaveformBatch(audio, torch.full((2,), 400))
+
+
+def tiny_stage(root: Path, **changes: Any) -> CodecStage:
+    torch.manual_seed(0)
+    return CodecStage(
+        codec=TINY,
+        discriminators=DiscriminatorConfig(stft_channels=2, wave_channels=4, wave_max_channels=8, wave_scales=1),
+        mel_windows=(64, 128),
+        warmup_steps=2,
+        root=str(root),
+        **{"discriminator_start": 3, "learning_rate": 1e-3, **changes},
+    )
+
+
+def fit(stage: CodecStage, steps: int, *, crops: Crops | None = None, ckpt_path: str | None = None) -> L.Trainer:
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+    )
+    crops = crops or Crops(steps)
+    trainer.fit(stage, DataLoader(crops, batch_size=None), DataLoader(Crops(2), batch_size=None), ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_only_generator_steps_advance_the_global_step_and_discriminators_start_late(tmp_path: Path) -> None:
+    stage = tiny_stage(tmp_path)
+    before = {name: value.clone() for name, value in stage.discriminators.state_dict().items()}
+    trainer = fit(stage, 3)
+    assert trainer.global_step == 3
+    assert all(torch.equal(before[name], value) for name, value in stage.discriminators.state_dict().items())
+    stage = tiny_stage(tmp_path)
+    trainer = fit(stage, 6)
+    assert trainer.global_step == 6
+    assert any(not torch.equal(before[name], value) for name, value in stage.discriminators.state_dict().items())
+    generator, adversary = trainer.optimizers
+    assert {int(state["step"]) for state in generator.state.values()} == {6}
+    assert {int(state["step"]) for state in adversary.state.values()} == {3}
+
+
+def test_validation_reports_what_the_checkpoint_and_the_report_need(tmp_path: Path) -> None:
+    stage = tiny_stage(tmp_path)
+    metrics = fit(stage, 8).callback_metrics
+    names = ["loss", "si_sdr_db", "reconstruction", "adversarial", "feature", "discriminator", "commitment"]
+    for name in [*names, "perplexity_level_1", "perplexity_level_2"]:
+        assert metrics[f"validation/{name}"].isfinite(), name
+    assert 1 <= metrics["validation/perplexity_level_1"] <= TINY.codebook_size
+    assert stage.model.training
+
+
+def test_before_there_are_codebooks_validation_scores_silence_not_the_unquantised_shortcut(tmp_path: Path) -> None:
+    stage = tiny_stage(tmp_path, codec=SoundStreamConfig(**{**TINY.as_dict(), "pool_factor": 10**6}))
+    metrics = fit(stage, 4).callback_metrics
+    assert metrics["validation/si_sdr_db"] == pytest.approx(-80.0)
+
+
+def test_resuming_equals_not_stopping(tmp_path: Path) -> None:
+    whole = tiny_stage(tmp_path)
+    fit(whole, 10)
+    first = tiny_stage(tmp_path)
+    first.trainer_steps = 10
+    stopped = fit_until(first, 5, of=10)
+    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = tiny_stage(tmp_path)
+    fit(resumed, 10, ckpt_path=str(tmp_path / "last.ckpt"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def fit_until(stage: CodecStage, stop: int, *, of: int) -> L.Trainer:
+    """Train towards `of` steps, but stop after `stop`, as a killed run does."""
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step >= stop
+
+    trainer = L.Trainer(
+        max_steps=of,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        callbacks=[Stop()],
+    )
+    trainer.fit(stage, DataLoader(Crops(of), batch_size=None), DataLoader(Crops(2), batch_size=None))
+    return trainer
+
+
+def test_a_checkpoint_rebuilds_the_codec_without_lightning(tmp_path: Path) -> None:
+    stage = tiny_stage(tmp_path)
+    fit(stage, 6).save_checkpoint(tmp_path / "best.ckpt")
+    codec = SoundStream.from_checkpoint(load_stage_checkpoint(tmp_path / "best.ckpt", stage="codec"))
+    audio = torch.randn(1, 400)
+    assert torch.equal(codec.encode(audio), stage.model.eval().encode(audio))
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(tmp_path: Path) -> None:
+    stage = tiny_stage(tmp_path, skip_limit=2)
+    with pytest.raises(RuntimeError, match=r"3 training steps .* learning rate"):
+        fit(stage, 20, crops=Crops(20, broken_from=5))
+    assert stage.trainer.global_step == 5
+    assert all(value.isfinite().all() for value in stage.state_dict().values())
