@@ -161,7 +161,7 @@ def test_a_codec_is_rebuilt_from_its_checkpoint_and_refuses_foreign_weights(code
     ("audio", "message"),
     [
         (torch.zeros(100), "shape"),
-        (torch.zeros(1, 2, 100), "mix several channels down"),
+        (torch.zeros(1, 2, 100), "mix several"),
         (torch.zeros(1, 0), "at least one sample"),
         (torch.zeros(1, 100, dtype=torch.int16), "floating point"),
         (torch.full((1, 100), float("nan")), "NaN"),

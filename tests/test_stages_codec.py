@@ -1,5 +1,6 @@
 """The codec stage: what counts as a step, what resumes, what is skipped and what is monitored."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,21 @@ from audiolm.codec.soundstream import SoundStream
 from audiolm.stages.codec import CodecStage
 from datamodules.waveforms import WaveformBatch
 
-TINY = SoundStreamConfig(channels=2, dim=8, strides=(2, 4), levels=2, codebook_size=8, pool_factor=8)
+TINY = SoundStreamConfig(channels=2, dim=8, strides=(2, 4), levels=2, codebook_size=8, pool_factor=32)
 
 
 class Crops(Dataset[WaveformBatch]):
     """Batch number n of noise; NaN from `broken_from` on."""
 
-    def __init__(self, count: int, *, broken_from: int = 10**6) -> None:
-        self.count, self.broken_from = count, broken_from
+    def __init__(self, count: int, *, first: int = 0, broken_from: int = 10**6) -> None:
+        self.count, self.first, self.broken_from = count, first, broken_from
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> WaveformBatch:
-        audio = 0.1 * torch.randn(2, 400, generator=torch.Generator().manual_seed(number))
+        seed = self.first + number
+        audio = 0.1 * torch.randn(2, 400, generator=torch.Generator().manual_seed(seed))
         if number >= self.broken_from:
             audio = audio * float("nan")
         return WaveformBatch(audio, torch.full((2,), 400))
@@ -37,16 +39,23 @@ class Crops(Dataset[WaveformBatch]):
 def tiny_stage(root: Path, **changes: Any) -> CodecStage:
     torch.manual_seed(0)
     return CodecStage(
-        codec=TINY,
         discriminators=DiscriminatorConfig(stft_channels=2, wave_channels=4, wave_max_channels=8, wave_scales=1),
         mel_windows=(64, 128),
         warmup_steps=2,
         root=str(root),
-        **{"discriminator_start": 3, "learning_rate": 1e-3, **changes},
+        **{"codec": TINY, "discriminator_start": 3, "learning_rate": 1e-3, **changes},
     )
 
 
-def fit(stage: CodecStage, steps: int, *, crops: Crops | None = None, ckpt_path: str | None = None) -> L.Trainer:
+def fit(
+    stage: CodecStage, steps: int, *, crops: Crops | None = None, stop: int | None = None, ckpt_path: str | None = None
+) -> L.Trainer:
+    """Train towards `steps` steps; stop early after `stop`, as a killed run does."""
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.should_stop = stop is not None and trainer.global_step >= stop
+
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -58,9 +67,10 @@ def fit(stage: CodecStage, steps: int, *, crops: Crops | None = None, ckpt_path:
         num_sanity_val_steps=0,
         val_check_interval=4,
         check_val_every_n_epoch=None,
+        callbacks=[Stop()],
     )
-    crops = crops or Crops(steps)
-    trainer.fit(stage, DataLoader(crops, batch_size=None), DataLoader(Crops(2), batch_size=None), ckpt_path=ckpt_path)
+    train, validation = (DataLoader(part, batch_size=None) for part in (crops or Crops(steps), Crops(2)))
+    trainer.fit(stage, train, validation, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -90,46 +100,20 @@ def test_validation_reports_what_the_checkpoint_and_the_report_need(tmp_path: Pa
 
 
 def test_before_there_are_codebooks_validation_scores_silence_not_the_unquantised_shortcut(tmp_path: Path) -> None:
-    stage = tiny_stage(tmp_path, codec=SoundStreamConfig(**{**TINY.as_dict(), "pool_factor": 10**6}))
+    stage = tiny_stage(tmp_path, codec=dataclasses.replace(TINY, pool_factor=10**6))
     metrics = fit(stage, 4).callback_metrics
     assert metrics["validation/si_sdr_db"] == pytest.approx(-80.0)
 
 
-def test_resuming_equals_not_stopping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [2, 7])  # while the k-means pool fills; after the discriminators started
+def test_resuming_equals_not_stopping(tmp_path: Path, stop: int) -> None:
     whole = tiny_stage(tmp_path)
     fit(whole, 10)
-    first = tiny_stage(tmp_path)
-    first.trainer_steps = 10
-    stopped = fit_until(first, 5, of=10)
-    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    fit(tiny_stage(tmp_path), 10, stop=stop).save_checkpoint(tmp_path / "last.ckpt")
     resumed = tiny_stage(tmp_path)
-    fit(resumed, 10, ckpt_path=str(tmp_path / "last.ckpt"))
+    fit(resumed, 10, crops=Crops(10, first=stop), ckpt_path=str(tmp_path / "last.ckpt"))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def fit_until(stage: CodecStage, stop: int, *, of: int) -> L.Trainer:
-    """Train towards `of` steps, but stop after `stop`, as a killed run does."""
-
-    class Stop(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-            trainer.should_stop = trainer.global_step >= stop
-
-    trainer = L.Trainer(
-        max_steps=of,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        val_check_interval=4,
-        check_val_every_n_epoch=None,
-        callbacks=[Stop()],
-    )
-    trainer.fit(stage, DataLoader(Crops(of), batch_size=None), DataLoader(Crops(2), batch_size=None))
-    return trainer
 
 
 def test_a_checkpoint_rebuilds_the_codec_without_lightning(tmp_path: Path) -> None:

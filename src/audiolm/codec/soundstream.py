@@ -152,7 +152,8 @@ class SoundStream(nn.Module):
         if audio.ndim != 2 or not audio.is_floating_point() or audio.size(0) < 1 or audio.size(1) < 1:
             raise ValueError(
                 "audio must be floating point of shape (batch, samples) with at least one sample, got "
-                f"{audio.dtype} of shape {tuple(audio.shape)}. For one recording, pass `audio[None]`; mix several channels down first."
+                f"{audio.dtype} of shape {tuple(audio.shape)}. For one recording, pass `audio[None]`; mix several "
+                "channels down first."
             )
         if not audio.isfinite().all():
             raise ValueError("audio holds NaN or infinity: the recording is damaged, or was divided by a zero level")
@@ -161,7 +162,7 @@ class SoundStream(nn.Module):
         if not self.quantizer.ready:
             raise ValueError(
                 "this codec has no codebooks yet: they are initialised after "
-                f"{self.quantizer.pool_frames} training frames. Load trained weights, or train it longer (`make codec`)."
+                f"{self.quantizer.pool_frames} training frames. Load trained weights, or train longer (`make codec`)."
             )
 
     def _check_codes(self, codes: Tensor) -> None:
