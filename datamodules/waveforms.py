@@ -118,6 +118,11 @@ class WholeUtterance:
     audio: Tensor | None
     defect: str = ""
 
+    def to(self, device: torch.device, non_blocking: bool = False) -> "WholeUtterance":
+        """The same utterance on another device."""
+        audio = self.audio if self.audio is None else self.audio.to(device, non_blocking=non_blocking)
+        return WholeUtterance(self.utterance, audio, self.defect)
+
 
 class WholeUtterances(Dataset[WholeUtterance]):
     """Whole utterances, one by one; what cannot be read is handed on as a defect, never skipped silently."""

@@ -62,9 +62,10 @@ def errors_in_words() -> Iterator[None]:
     """Show errors about input (files, values, a full disk) as one message and exit with 1; AUDIOLM_DEBUG=1 shows where."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError) as raised:
         if os.environ.get("AUDIOLM_DEBUG") == "1":
             raise
+        error = _first_cause(raised)
         message = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename:
             message = f"{error.filename}: {error.strerror}"
@@ -74,6 +75,13 @@ def errors_in_words() -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """jsonargparse wraps what a class raises while it is built: what was raised first says it best."""
+    while "Does not validate against" in str(error) and (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
 
 
 def load(class_path: str) -> Any:

@@ -1,5 +1,6 @@
 """LightningCLI for the stages: base configuration, the chain's folder, precision, checkpoints, and what changed."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ from audiolm.cli import TRAINER_VERBS, load
 from audiolm.files import read_json, set_aside, write_json
 from audiolm.stages.progress import StageProgress
 from audiolm.stages.record import StageRecord
+
+EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
+    ".*does not have many workers.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*exists and is not empty.*",
+    ".*there is no last checkpoint available.*",  # the first start of a stage that continues by itself
+    ".*returned `None`, this fit will run with no optimizer.*",  # the tokenizer stage
+    ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # the discriminators' schedule, before they start
+)
 
 
 class StageCLI(LightningCLI):
@@ -51,9 +61,9 @@ class StageCLI(LightningCLI):
         folder = self.model.folder
         if self.trainer.global_rank == 0:
             identity = {
-                "model": plain({k: v for k, v in config.model.as_dict().items()}, without="root"),
-                "data": plain({k: v for k, v in config.data.as_dict().items()}, without=("root", "workers")),
-                "sources": self.model.sources(),
+                "model": plain(config.model.as_dict(), without=("root",)),
+                "data": plain(config.data.as_dict(), without=("root", "workers")),
+                "sources": self.model.sources() or {"audio": self.datamodule.manifest.digest},
             }
             path = folder / "identity.json"
             if path.exists() and read_json(path, made_by="lightning fit") != identity:
@@ -69,7 +79,7 @@ def stage_name(model: Any) -> str:
     return arguments.get("stage") or load(model.class_path).stage
 
 
-def plain(value: Any, *, without: str | tuple[str, ...] = ()) -> Any:
+def plain(value: Any, *, without: tuple[str, ...] = ()) -> Any:
     """JSON's types only, without the keys that say where or how fast, but not what."""
     if isinstance(value, dict):
         return {key: plain(item, without=without) for key, item in value.items() if key not in without}
@@ -98,9 +108,9 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
         base: the configuration beneath all others.
         arguments: instead of the command line's.
     """
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    for expected in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", expected)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
     defaults = {"default_config_files": [str(base)]}
     return StageCLI(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -178,8 +179,20 @@ class LanguageModelStage(StageModule):
             [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=self.learning_rate,
             betas=self.betas,
-            fused=True,
+            fused=self.trainer.precision != "16-mixed",  # the loss scaler and fused steps exclude clipping by norm
         )
         total = int(self.trainer.estimated_stepping_batches)
         factor = warmup_cosine(warmup_steps=self.warmup_steps, total_steps=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm and log it; Lightning's own clipping refuses fused optimizers even where no scaler is at work."""
+        if self.trainer.precision == "16-mixed" or not gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))

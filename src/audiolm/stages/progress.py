@@ -20,6 +20,11 @@ class StageProgress(ProgressBar):
         self._progress: Progress | None = None
         self._started, self._first_step, self._printed = time.monotonic(), 0, 0
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether this process shows anything."""
+        return not self._console.quiet
+
     def disable(self) -> None:
         """Show nothing; Lightning calls this on all processes but the first."""
         self._console.quiet = True

@@ -90,6 +90,11 @@ class TokenizerStage(StageModule):
             self._report(len(sample), result.distortion / sample.shape[1], use / use.sum())
         if dist.is_initialized():
             dist.broadcast(self.model.centroids, src=0)
+        # by hand: ModelCheckpoint does not save where no optimizer has stepped
+        self.trainer.save_checkpoint(self.folder / "best.ckpt")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing to validate: quantization error and use of the clusters are logged when they are made."""
 
     def _report(self, frames: int, distortion: float, shares: Tensor) -> None:
         entropy_bits = -(shares * shares.clamp(min=1e-12).log2()).sum()
