@@ -45,7 +45,8 @@ def blockwise_attention(
     """Causal attention over blocks of queries, equal to the reference in output and in all four gradients.
 
     Each block reads only the keys up to its own end, which halves the work, and the softmax is computed again in the
-    backward pass, so that nothing of size tokens x tokens is kept. Any bias will do, also one that never levels off.
+    backward pass, so that nothing of size tokens x tokens is kept. Any bias will do, also one that never levels off. In
+    bfloat16 the scores are rounded too: 0.6 % off the exact result where the reference is 0.3 % off.
 
     Args:
         queries, keys, values: (batch, heads, tokens, head_dim), all of one dtype (float32, bfloat16 or float64).

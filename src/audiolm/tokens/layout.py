@@ -89,9 +89,9 @@ class StageLayout:
     In a phase only one contiguous range of ids is legal (`legal_range`), and only that slice of the head is computed:
 
         semantic  units [0, K), end K, begin K+1                    begin z_1 z_2 ... [end]
-        coarse    units [0, K), separator K, end K+1,               z_1 z_2 ... separator y_1^1 ... y_1^Q' y_2^1 .. [end]
+        coarse    units [0, K), separator K, end K+1,               z_1 z_2 ... separator y_1^1 ... y_T^Q' [end]
                   code c of level q -> K + 2 + q N + c
-        fine      code c of level q -> q N + c, separator Q N       y_1^1 ... y_T^Q' separator y_1^Q'+1 ... y_1^Q ...
+        fine      code c of level q -> q N + c, separator Q N       y_1^1 ... y_T^Q' separator y_1^Q'+1 ... y_T^Q
 
     Units lose their repeats, so in the semantic stage the previous unit is illegal. The end token stands only at true
     ends of utterances. Codes are flattened time first, levels inside (AudioLM, section III-C).
