@@ -61,7 +61,7 @@ def test_mel_loss_at_one_scale_agrees_with_the_formula() -> None:
     first, second = (mel_spectrogram(audio, sample_rate_hz=16000, window=512)[0] for audio in (ours, theirs))
     expected = 0.0
     for frame in range(first.size(1)):
-        logs = torch.log(first[:, frame] + 1e-5) - torch.log(second[:, frame] + 1e-5)
+        logs = torch.log(first[:, frame] + 1e-3) - torch.log(second[:, frame] + 1e-3)
         absolute = (first[:, frame] - second[:, frame]).abs().mean()
         expected += float(absolute + math.sqrt(512 / 2) * logs.square().mean().sqrt()) / first.size(1)
     loss = multi_scale_mel_loss(ours, theirs, sample_rate_hz=16000, windows=(512,))
@@ -87,7 +87,7 @@ def test_si_sdr_ignores_scale_and_offset_and_knows_the_noise_ratio() -> None:
 def test_mel_distance_is_the_log_ratio_of_a_louder_copy() -> None:
     audio = noise(2, 8000)
     distance = mel_distance(2 * audio, audio, sample_rate_hz=16000)
-    torch.testing.assert_close(distance, torch.full((2,), math.log(2.0)), atol=1e-3, rtol=0)  # the floor of 1e-5
+    torch.testing.assert_close(distance, torch.full((2,), math.log(2.0)), atol=5e-3, rtol=0)  # the floor of 1e-3
 
 
 def test_measures_refuse_audio_of_unequal_length() -> None:
@@ -114,8 +114,8 @@ def test_reconstruction_table_has_a_row_per_number_of_levels() -> None:
     rows = reconstruction_table(Halving(), clips, levels=(1, 3))
     assert [row.levels for row in rows] == [1, 3]
     assert [row.clips for row in rows] == [2, 2]
-    assert rows[0].mel_distance == pytest.approx(math.log(2), abs=1e-3)
-    assert rows[1].mel_distance == pytest.approx(math.log(8 / 7), abs=1e-3)
+    assert rows[0].mel_distance == pytest.approx(math.log(2), abs=5e-3)
+    assert rows[1].mel_distance == pytest.approx(math.log(8 / 7), abs=5e-3)
 
 
 @pytest.mark.parametrize("levels", [(0,), (4,)])

@@ -58,7 +58,7 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 def mel_distance(estimate: Tensor, reference: Tensor, *, sample_rate_hz: int) -> Tensor:
     """Mean absolute difference of log-mel spectrograms, (batch,), of two (batch, samples); in nats, lower is better.
 
-    Windows of 1024 samples, 256 apart, 80 bins, magnitudes, 1e-5 added before the natural logarithm. Comparable only
+    Windows of 1024 samples, 256 apart, 80 bins, magnitudes, 1e-3 added before the natural logarithm. Comparable only
     with numbers of the same settings.
 
     Raises:
