@@ -21,6 +21,9 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
     ".*exists and is not empty.*",
     ".*there is no last checkpoint available.*",  # the first start of a stage that continues by itself
     ".*returned `None`, this fit will run with no optimizer.*",  # the tokenizer stage
+    ".*manual optimization and every_n_train_steps.*",  # the codec: the state after the step is what is wanted
+    ".*your dataloader is not resumable.*",  # the data module is: its batches are numbered
+    ".*predict returned None.*",  # the tokens go to the store
     ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # the discriminators' schedule, before they start
 )
 

@@ -1,0 +1,87 @@
+"""Every stage YAML is a command that works: it parses, and runs at tiny size; what it names must exist."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from audiolm.cli import base_config
+
+REPOSITORY = Path(__file__).parents[1]
+YAMLS = sorted((REPOSITORY / "stages").rglob("*.yaml"))
+PRESETS = ["paper", "small", "demo"]
+STAGES = ["codec", "tokenizer", "tokenize", "semantic", "coarse", "fine"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_configures_every_stage(preset: str) -> None:
+    folder = REPOSITORY / "stages" / ("" if preset == "paper" else preset)
+    assert {path.stem for path in folder.glob("*.yaml")} >= set(STAGES)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_stage_yaml_opens_with_what_it_is(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    if path.parent.name == "stages":
+        assert "reads" in first
+        assert "writes" in first
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_stage_of_every_preset_runs_at_tiny_size(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], preset: str, stage: str
+) -> None:
+    root = Path(shutil.copytree(chain, tmp_path / "chain"))
+    shutil.rmtree(root / ("tokens" if stage == "tokenize" else stage))
+    run_stage_of(stage, root, presets=() if preset == "paper" else (preset,))
+    assert (root / ("tokens" if stage == "tokenize" else stage) / "done.json").exists()
+
+
+def test_without_data_a_stage_says_what_to_run(
+    tmp_path: Path, run_stage_of: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from audiolm.cli import errors_in_words
+
+    for stage, word in (("codec", "audiolm prepare"), ("tokenizer", "audiolm prepare"), ("fine", "make tokens")):
+        with pytest.raises(SystemExit) as exit_, errors_in_words():
+            run_stage_of(stage, tmp_path)
+        assert exit_.value.code == 1
+        assert word in capsys.readouterr().err
+
+
+def test_a_key_that_does_not_exist_is_refused_by_name(
+    chain: Path, run_stage_of: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run_stage_of("fine", chain, "--model.init_args.learning_rat", "1")
+    assert exit_.value.code != 0
+    assert "learning_rat" in capsys.readouterr().err
+
+
+def test_the_base_configuration_is_found_from_anywhere_or_missed_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert base_config(["fit", "-c", str(REPOSITORY / "stages" / "demo" / "fine.yaml")]) == REPOSITORY / "lightning.yaml"
+    (tmp_path / "lightning.yaml").write_text("trainer: {}")
+    (tmp_path / "mine").mkdir()
+    assert base_config(["fit", "-c", "mine/fine.yaml"]) == tmp_path / "lightning.yaml"
+    (tmp_path / "lightning.yaml").unlink()
+    monkeypatch.setattr("audiolm.cli.__file__", str(tmp_path / "site" / "packages" / "cli.py"))
+    with pytest.raises(FileNotFoundError, match="lightning.yaml"):
+        base_config(["fit"])
+
+
+def test_the_paper_presets_have_the_papers_numbers() -> None:
+    sizes = {"layers": 12, "heads": 16, "dim": 1024, "feed_forward": 4096, "dropout": 0.1}
+    for stage, seconds in (("semantic", 30), ("coarse", 10), ("fine", 3)):
+        config = yaml.safe_load((REPOSITORY / "stages" / f"{stage}.yaml").read_text())
+        assert config["model"]["init_args"]["transformer"] == sizes
+        assert config["data"]["init_args"]["window_seconds"] == seconds
+        assert config["trainer"]["max_steps"] == 1_000_000
+    codec = yaml.safe_load((REPOSITORY / "stages" / "codec.yaml").read_text())["model"]["init_args"]["codec"]
+    assert (codec["channels"], codec["strides"], codec["levels"], codec["codebook_size"]) == (32, [2, 4, 5, 8], 12, 1024)
