@@ -1,8 +1,10 @@
 """The `audiolm` verbs: everything that is not training. Each imports what it needs when it runs."""
 
 import argparse
+import contextlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from audiolm.cli import TRAINER_VERBS
@@ -29,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo-corpus", _demo_corpus, "write a corpus of synthetic speech in the Libri-Light layout")
     demo.add_argument("--out", type=Path, required=True, help="folder of the corpus")
-    demo.add_argument("--voices", type=int, default=24)
+    demo.add_argument("--voices", type=int, default=32)
     demo.add_argument("--seconds-per-voice", type=float, default=60.0)
     demo.add_argument("--seed", type=int, default=0)
 
@@ -81,21 +83,35 @@ def _root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("checkpoints"), help="folder of the chain")
 
 
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; nothing in a log file, where the report says how many there were."""
+    from rich.progress import Progress
+
+    with Progress(disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _demo_corpus(options: argparse.Namespace) -> None:
     from audiolm.demo_corpus import write_demo_corpus
 
-    print(
-        write_demo_corpus(
-            options.out, voices=options.voices, seconds_per_voice=options.seconds_per_voice, seed=options.seed
+    with _progress("demo corpus") as progress:
+        report = write_demo_corpus(
+            options.out,
+            voices=options.voices,
+            seconds_per_voice=options.seconds_per_voice,
+            seed=options.seed,
+            progress=progress,
         )
-    )
+    print(report)
 
 
 def _prepare(options: argparse.Namespace) -> None:
     from audiolm.corpus import prepare
 
-    print(
-        prepare(
+    with _progress("prepare") as progress:
+        report = prepare(
             options.data,
             options.root,
             workers=options.workers,
@@ -103,8 +119,9 @@ def _prepare(options: argparse.Namespace) -> None:
             max_utterance_seconds=options.max_utterance_seconds,
             validation_share=options.validation_share,
             test_share=options.test_share,
+            progress=progress,
         )
-    )
+    print(report)
 
 
 def _compose(options: argparse.Namespace) -> None:

@@ -50,7 +50,7 @@ class DemoCorpusReport:
 def write_demo_corpus(
     out: str | Path,
     *,
-    voices: int = 24,
+    voices: int = 32,
     seconds_per_voice: float = 60.0,
     seed: int = 0,
     workers: int | None = None,
