@@ -1,12 +1,16 @@
 """The codec stage: what counts as a step, what resumes, what is skipped and what is monitored."""
 
 import dataclasses
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+import torch.multiprocessing as mp
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
 
 from audiolm.checkpoint import load_stage_checkpoint
@@ -48,7 +52,13 @@ def tiny_stage(root: Path, **changes: Any) -> CodecStage:
 
 
 def fit(
-    stage: CodecStage, steps: int, *, crops: Crops | None = None, stop: int | None = None, ckpt_path: str | None = None
+    stage: CodecStage,
+    steps: int,
+    *,
+    crops: Crops | None = None,
+    stop: int | None = None,
+    ckpt_path: str | None = None,
+    trainer_options: dict[str, Any] | None = None,
 ) -> L.Trainer:
     """Train towards `steps` steps; stop early after `stop`, as a killed run does."""
 
@@ -57,6 +67,7 @@ def fit(
             trainer.should_stop = stop is not None and trainer.global_step >= stop
 
     trainer = L.Trainer(
+        **(trainer_options or {}),
         max_steps=steps,
         max_epochs=-1,
         accelerator="cpu",
@@ -130,3 +141,26 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(tmp
         fit(stage, 20, crops=Crops(20, broken_from=5))
     assert stage.trainer.global_step == 5
     assert all(value.isfinite().all() for value in stage.state_dict().values())
+
+
+def _train_rank(rank: int, folder: str, port: int) -> None:
+    """One process of two, started as a cluster does: through the environment."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_RANK=str(rank), RANK=str(rank)
+    )
+    options = {"devices": 2, "strategy": "ddp", "plugins": [LightningEnvironment()], "use_distributed_sampler": False}
+    stage = tiny_stage(Path(folder))
+    fit(stage, 6, crops=Crops(20, first=100 * rank), trainer_options=options)
+    torch.save(stage.state_dict(), f"{folder}/{rank}.pt")
+
+
+def test_all_weights_and_codebooks_are_equal_on_two_processes(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_train_rank, args=(str(tmp_path), port), nprocs=2)
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert ours["model.quantizer.initialised"]
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name

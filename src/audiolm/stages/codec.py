@@ -1,6 +1,5 @@
 """The codec stage: trains a SoundStream against its discriminators."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,8 +51,6 @@ class CodecStage(StageModule):
     """Trains `self.model` (a SoundStream) on waveforms (batch, samples); keeps the discriminators for resuming only.
 
     `trainer.max_steps` counts generator steps. A step whose loss or gradient is not finite is skipped and counted.
-    On several devices use `strategy: ddp_find_unused_parameters_true`: the two backward passes reach different
-    parameters.
 
     Args:
         codec: sizes of the codec.
@@ -123,7 +120,7 @@ class CodecStage(StageModule):
             start = min(adversary * self.discriminator_start, steps - 1)
             factor = warmup_cosine(warmup_steps=self.warmup_steps, total_steps=steps - start, floor=0.0)
             optimizers.append(AdamW(module.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True))
-            schedules.append(LambdaLR(optimizers[-1], _delayed(factor, start)))
+            schedules.append(LambdaLR(optimizers[-1], factor))
         return optimizers, schedules
 
     def training_step(self, batch: WaveformBatch, batch_idx: int) -> None:
@@ -149,7 +146,8 @@ class CodecStage(StageModule):
             else:
                 adversary.optimizer.step()  # the bare optimizer: Lightning does not count it as a step
                 losses["discriminator_gradient_norm"] = adversary_norm
-        for schedule in cast(list[LambdaLR], self.lr_schedulers()):
+        schedules = cast(list[LambdaLR], self.lr_schedulers())
+        for schedule in schedules if adversarial else schedules[:1]:
             schedule.step()
         losses["gradient_norm"] = norm
         losses["learning_rate"] = torch.tensor(generator.param_groups[0]["lr"])
@@ -183,6 +181,8 @@ class CodecStage(StageModule):
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if not finite:
             return None
+        if self.trainer.world_size > 1:  # DDP waits for every parameter in each of the two backward passes
+            loss = loss + 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         optimizer.zero_grad()
         self.manual_backward(loss)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -239,7 +239,3 @@ class CodecStage(StageModule):
 
 def _scores(judgements: list[Judgement]) -> list[Tensor]:
     return [judgement.scores for judgement in judgements]
-
-
-def _delayed(factor: Callable[[int], float], start: int) -> Callable[[int], float]:
-    return lambda step: factor(max(0, step - start))
