@@ -1,5 +1,6 @@
 import base64
 import csv
+import io
 import json
 import re
 import tempfile
@@ -12,8 +13,10 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from audiolm.audio import write_audio
+from audiolm.evaluation import report_listening
 from audiolm.evaluation.curves import read_curves
 from audiolm.evaluation.report import write_report
 from audiolm.files import remove, write_json
@@ -35,7 +38,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def chain(tmp_path: Path) -> Path:
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A chain for tests that look at words and sounds only: empty pictures save seconds."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write(b"<svg/>"))
     fake_chain(tmp_path)
     return tmp_path
 
@@ -116,14 +121,14 @@ def fake_samples(folder: Path, *, seconds: float, prompt_seconds: float) -> None
             "id": f"<dora> & co/{number}",
             "speaker": "<dora> & co",
             "original": sound(f"{number}-original.wav"),
-            "reconstructions": {str(n): sound(f"{number}-levels-{n}.wav") for n in (1, 3)},
+            "reconstructions": {str(n): sound(f"{number}-levels-{n}.wav") for n in (1, 3, 12)},
             "continuation": sound(f"{number}-continuation.wav"),
             "prompt_samples": round(prompt_seconds * RATE),
             "samples": round(seconds * RATE),
         }
         for number in range(2)
     ]
-    rows = [{"levels": n, "si_sdr_db": -9.0 + n, "mel_distance": 2.0 - n / 4, "clips": 3} for n in (1, 3)]
+    rows = [{"levels": n, "si_sdr_db": -9.0 + n, "mel_distance": 2.0 - n / 4, "clips": 3} for n in (1, 3, 12)]
     result = {"seconds": seconds - prompt_seconds, "prompt_seconds": prompt_seconds, "seed": 0}
     result |= {"sample_rate_hz": RATE, "generation_seconds": 1.25, "items": items, "reconstruction": rows}
     write_json(folder / "samples.json", {**result, "unconditional": [sound("free-0.wav"), sound("free-1.wav")]})
@@ -174,14 +179,29 @@ def test_every_sound_decodes_to_the_samples_of_its_file(finished: tuple[Path, st
         assert rate == RATE
         sounds.append(audio.tobytes())
     files = [soundfile.read(path, dtype="int16")[0].tobytes() for path in (root / "samples").glob("*.wav")]
-    assert len(files) == 10
+    assert len(files) == 12
     assert sorted(sounds) == sorted(files)
+
+
+def test_levels_come_in_their_order_after_the_original(finished: tuple[Path, str]) -> None:
+    _, page = finished
+    captions = re.findall(r"<figcaption>(original|\d+ levels?)<", page)
+    assert captions == ["original", "1 level", "3 levels", "12 levels"] * 2
+
+
+def test_long_reconstructions_are_cut_and_continuations_are_not(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_listening, "RECONSTRUCTION_SECONDS", 0.25)
+    page = write_report(chain).read_text(encoding="utf-8")
+    sounds = [base64.b64decode(sound) for sound in re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)]
+    lengths = [soundfile.info(io.BytesIO(sound)).frames for sound in sounds]
+    assert lengths == [RATE // 4] * 8 + [RATE // 2] * 4  # two utterances at four qualities; continuations, free samples
+    assert page.count("the first 0.25 s") == 8
 
 
 def test_only_continuations_carry_a_boundary_and_it_lies_where_the_prompt_ends(finished: tuple[Path, str]) -> None:
     _, page = finished
     spectrograms = [(alt, svg) for alt, svg in pictures(page) if alt.startswith("Spectrogram")]
-    assert len(spectrograms) == 10
+    assert len(spectrograms) == 12
     for alt, svg in spectrograms:
         line = svg.find(f".//{SVG}g[@id='prompt-boundary']/{SVG}path")
         assert (line is not None) == alt.startswith("Spectrogram: prompt and continuation")
@@ -257,12 +277,10 @@ def test_an_empty_folder_gives_a_page_that_names_every_missing_part(tmp_path: Pa
         ("tokens", "tokens"),
         ("semantic", "semantic"),
         ("fine/log", None),
-        ("fine/baselines.json", None),
         ("fine/done.json", "fine"),
         ("chain.json", None),
         ("samples", "samples"),
         ("samples/1-continuation.wav", "samples"),
-        ("samples/0-original.wav", "samples"),
     ],
 )
 def test_a_page_without_one_part_says_what_makes_it(chain: Path, part: str, target: str | None) -> None:
@@ -275,7 +293,7 @@ def test_a_page_without_one_part_says_what_makes_it(chain: Path, part: str, targ
 def test_nothing_is_missing_from_a_finished_chain(finished: tuple[Path, str]) -> None:
     _, page = finished
     assert 'class="missing"' not in page
-    assert page.count("<audio") == 10
+    assert page.count("<audio") == 12
     titles = [text for _, svg in pictures(page) for text in texts(svg)]
     for title in ("Loss", "Validation loss per level", "SI-SDR of reconstructions", "Codebook entries in use"):
         assert title in titles

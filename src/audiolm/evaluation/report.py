@@ -60,5 +60,5 @@ def _lead(facts: ChainFacts) -> Html:
         size = f": {facts.manifest.hours():.2f} hours of {speakers(facts.manifest)} speakers"
     return paragraph(
         f"A language model of raw audio, learnt from {data}{size}, with the preset “{facts.preset or 'unknown'}”. It "
-        "has seen no text and no labels. Everything to hear on this page comes from speakers it was not trained on."
+        "has seen no text and no labels. The recordings and prompts on this page are of speakers it was not trained on."
     )

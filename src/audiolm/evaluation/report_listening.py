@@ -13,9 +13,7 @@ from audiolm.evaluation.report_page import Html, element, figure, grid, join, mi
 from audiolm.evaluation.report_pictures import log_mel, spectrogram_picture
 from audiolm.files import read_json
 
-RECONSTRUCTION_SECONDS = (
-    7.0  # shown of each reconstruction, so that the page stays below 8 MB; the files hold all of it
-)
+RECONSTRUCTION_SECONDS = 6.0  # shown of each, so that the page stays below 8 MB; the files hold all of it
 
 
 def read_samples(root: Path) -> dict[str, Any] | None:
@@ -37,7 +35,7 @@ def reconstruction_section(facts: ChainFacts, samples: dict[str, Any] | None) ->
     ]
     for item in samples["items"]:
         parts.append(_heading(item))
-        clips = {"original": item["original"]} | {_levels(n): name for n, name in item["reconstructions"].items()}
+        clips = {"original": item["original"]} | {_levels(n): name for n, name in _by_level(item)}
         read = {caption: _read(facts.root, name) for caption, name in clips.items()}
         known = [clip for clip in read.values() if clip is not None]
         top_db = max((float(_mel(clip, samples).max()) for clip in known[:1]), default=0.0)
@@ -132,8 +130,12 @@ def _heading(item: dict[str, Any]) -> Html:
     return element("h3", f"Speaker {item['speaker']} ", element("small", item["id"]))
 
 
-def _levels(number: str) -> str:
-    return "1 level" if number == "1" else f"{number} levels"
+def _by_level(item: dict[str, Any]) -> list[tuple[int, str]]:
+    return sorted((int(levels), name) for levels, name in item["reconstructions"].items())
+
+
+def _levels(number: int) -> str:
+    return "1 level" if number == 1 else f"{number} levels"
 
 
 def _read(root: Path, name: str) -> NDArray[np.int16] | None:

@@ -1,8 +1,10 @@
 """The report's pictures: small SVGs drawn with matplotlib, wide enough to be read on a phone without zooming."""
 
+import base64
 import contextlib
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from audiolm.codec.losses import mel_spectrogram
 from audiolm.evaluation.curves import Curve
@@ -53,20 +57,25 @@ STYLE: Any = {
 class _Picture:
     """Axes to draw on; `svg` holds the result after the block."""
 
+    figure: Figure
     axes: Axes
     svg: bytes = b""
 
+    def legend_below(self, *, columns: int) -> None:
+        """A legend that covers nothing."""
+        self.figure.legend(loc="outside lower center", ncols=columns)
+
 
 @contextlib.contextmanager
-def _picture(*, height: float = 2.9, width: float = 5.0) -> Iterator[_Picture]:
+def _picture(*, height: float = 2.5, width: float = 4.2) -> Iterator[_Picture]:
     """A figure of so many inches, a hundred of the page's pixels each. Needs no display: pyplot is not involved."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
         picture = _Picture()
-        picture.axes = figure.add_subplot()
+        picture.figure = Figure(figsize=(width, height), layout="constrained")
+        picture.axes = picture.figure.add_subplot()
         yield picture
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        picture.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         picture.svg = buffer.getvalue()
 
 
@@ -86,7 +95,7 @@ def curves_picture(
         levels: label to value of the horizontal lines.
         logarithmic: for quantities that span powers of ten; what is not positive is not drawn.
     """
-    with _picture() as picture:
+    with _picture(height=2.8) as picture:
         axes = picture.axes
         for (label, curve), (colour, style) in zip(curves.items(), _repeated(LINES, len(curves)), strict=True):
             drawn = curve.thinned(POINTS)
@@ -100,8 +109,10 @@ def curves_picture(
             axes.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=f"{label} {value:.2f}")
         if logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))  # 60, not 6 x 10^1; few of them
         axes.set(title=title, xlabel="step", ylabel=unit)
-        axes.legend(loc="best", ncols=2 if len(curves) > 3 else 1)
+        picture.legend_below(columns=3 if len(curves) > 2 else 2)
     return picture.svg
 
 
@@ -122,20 +133,20 @@ def level_curves_picture(title: str, curves: Mapping[int, Curve], *, unit: str) 
 def per_level_picture(title: str, series: Mapping[str, Mapping[int, float]], *, unit: str) -> bytes:
     """Points over quantizer levels, one marker per series, as SVG."""
     markers = ((BLUE, "o"), (GREY, "v"), (VERMILLION, "s"))
-    with _picture() as picture:
+    with _picture(height=2.8) as picture:
         axes = picture.axes
         for (label, values), (colour, marker) in zip(series.items(), _repeated(markers, len(series)), strict=True):
             axes.plot(list(values), list(values.values()), color=colour, marker=marker, linestyle=":", label=label)
         axes.set_xticks(sorted({level for values in series.values() for level in values}))
         axes.set(title=title, xlabel="quantizer level", ylabel=unit)
-        axes.legend(loc="best")
+        picture.legend_below(columns=3)
     return picture.svg
 
 
 def lengths_picture(seconds: Mapping[str, NDArray[np.float64]]) -> bytes:
     """Histogram of utterance lengths, splits stacked, as SVG."""
     longest = max((float(values.max()) for values in seconds.values() if len(values)), default=1.0)
-    with _picture(height=2.5) as picture:
+    with _picture(height=2.2) as picture:
         axes = picture.axes
         axes.hist(
             list(seconds.values()),
@@ -193,7 +204,7 @@ def spectrogram_picture(
     shade = np.clip((mel_db - top_db) / RANGE_DB + 1, 0, 1)
     shade = np.round(shade * (SHADES - 1)) / (SHADES - 1)
     bins = len(mel_db)
-    with _picture(height=1.75) as picture:
+    with _picture(height=1.55) as picture:
         axes = picture.axes
         axes.imshow(
             shade,
@@ -216,7 +227,19 @@ def spectrogram_picture(
             top = axes.get_xaxis_transform()  # seconds across, shares of the height upward
             axes.text(boundary_seconds, 1.03, "prompt ◂ ", ha="right", transform=top, fontsize=8, color=BLUE)
             axes.text(boundary_seconds, 1.03, " ▸ continuation", ha="left", transform=top, fontsize=8, color=BLUE)
-    return picture.svg
+    return _with_palette(picture.svg)
+
+
+def _with_palette(svg: bytes) -> bytes:
+    """The same picture, its embedded PNG in as many colours as it has shades: a third of the bytes."""
+
+    def smaller(found: re.Match[bytes]) -> bytes:
+        buffer = io.BytesIO()
+        image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
+        image.quantize(SHADES, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        return b"data:image/png;base64," + base64.b64encode(buffer.getvalue())
+
+    return re.sub(rb"data:image/png;base64,([\sA-Za-z0-9+/=]+)", smaller, svg)
 
 
 def _bin(hz: float, bins: int, sample_rate_hz: int) -> float:

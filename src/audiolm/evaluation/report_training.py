@@ -59,7 +59,7 @@ def stages_section(facts: ChainFacts) -> Html:
     """One row per stage: size, time, and whether the language models are better than counting pairs."""
     head = (
         *("stage", "parameters", "steps", "minutes", "precision", "peak memory"),
-        *("validation, nats per token", "unigram", "bigram", "verdict"),
+        *("validation nats per token", "unigram", "bigram", "verdict"),
     )
     rows = [_stage_row(facts.stages[name]) for name in STAGES]
     records = [stage.done for stage in facts.stages.values() if stage.done is not None]
@@ -94,6 +94,9 @@ def curves_section(facts: ChainFacts) -> Html:
         numbers = _tokenizer_numbers(stage.curves) if name == "tokenizer" else []
         if figures or numbers:
             parts += [element("h3", PURPOSE[name]), *numbers, *([grid(*figures)] if figures else [])]
+            if "train/skipped_steps" in stage.curves:
+                skipped = f"{stage.curves['train/skipped_steps'].last:.0f}"
+                parts.append(paragraph(f"Steps skipped because a loss or gradient was not finite: {skipped}."))
         elif name != "tokens":
             parts += [element("h3", PURPOSE[name]), missing("Nothing has been logged yet.", facts.make(name))]
     return join(parts)

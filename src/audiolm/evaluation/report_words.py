@@ -18,7 +18,8 @@ MEANINGS = {
     ),
     "Best and last": (
         "The table gives the best validation loss of a stage, which is that of the checkpoint the generator is made "
-        "from. The curves show all steps; where a run was continued, its steps replace those that were lost."
+        "from. The curves show all steps; where a run was continued, its steps replace those that were lost. The "
+        "codec's weighted sum rises where its discriminators join in; its best checkpoint is chosen by mel distance."
     ),
     "SI-SDR": (
         "How much louder the true waveform is than what the codec added to it, in dB, whatever the volume; more is "
