@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from audiolm.audio import AudioError, read_audio
+from audiolm.audio import AudioError, is_silent, read_audio
 from audiolm.manifest import Manifest, Utterance
 from datamodules.sampling import generator
 
@@ -145,6 +145,6 @@ class WholeUtterances(Dataset[WholeUtterance]):
             )
         except AudioError as error:
             return WholeUtterance(utterance, None, str(error))
-        if not audio.abs().max() > 0:
+        if is_silent(audio):
             return WholeUtterance(utterance, None, "silent from beginning to end")
         return WholeUtterance(utterance, audio[None])

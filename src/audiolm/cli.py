@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Threads that wait for each other should sleep, not spin: on a machine that does anything else besides (data workers, other
+# jobs), spinning made a training step several times slower. Read by the OpenMP library when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
 BASE_CONFIG = "lightning.yaml"
 

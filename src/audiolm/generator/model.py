@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from audiolm.audio import SHORTEST_SECONDS, is_silent
 from audiolm.codec.soundstream import SoundStream
 from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
@@ -19,7 +20,6 @@ from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import StageLayout, remove_repeats
 from audiolm.tokens.spec import TokenSpec
 
-MIN_PROMPT_SECONDS = 0.1
 FINE_CHUNKS_AT_ONCE = 64  # bounds the memory of the key/value cache
 
 
@@ -243,12 +243,12 @@ class AudioLM:
 
     def _checked(self, audio: Tensor, name: str) -> Tensor:
         rate = self.spec.sample_rate_hz
-        if audio.ndim != 1 or len(audio) < MIN_PROMPT_SECONDS * rate:
+        if audio.ndim != 1 or len(audio) < SHORTEST_SECONDS * rate:
             raise ValueError(
-                f"{name}: audio must be (samples,) mono, at least {MIN_PROMPT_SECONDS} s at {rate} Hz; got "
+                f"{name}: audio must be (samples,) mono, at least {SHORTEST_SECONDS} s at {rate} Hz; got "
                 f"{tuple(audio.shape)}. Read files with `audiolm.audio.read_prompt`."
             )
-        if not torch.isfinite(audio).all() or not audio.abs().max() > 0:
+        if not torch.isfinite(audio).all() or is_silent(audio):
             raise ValueError(f"{name}: the audio is silent, or holds NaN or infinity.")
         return audio.float()
 

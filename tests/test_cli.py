@@ -1,0 +1,153 @@
+"""The commands a user types: chain stamps, errors in words, Make's targets, and what the README promises."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tones_and_noise
+
+from audiolm.audio import write_audio
+from audiolm.chain import ChainError, check_chain
+from audiolm.cli import errors_in_words
+from audiolm.verbs import run_verb
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_a_chain_belongs_to_one_corpus_and_one_preset(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    root = tmp_path / "root"
+    check_chain(root, data=str(data), preset="demo", configs=REPOSITORY)
+    check_chain(root, data=str(data), preset="demo", configs=REPOSITORY)
+    for other in ({"data": "", "preset": "demo"}, {"data": str(data), "preset": "small"}):
+        with pytest.raises(ChainError, match="RUN=NAME"):
+            check_chain(root, **other, configs=REPOSITORY)
+    stamp = json.loads((root / "chain.json").read_text())
+    assert stamp["data"] == str(data)
+    assert "stages/demo/codec.yaml" in stamp["configs"]
+
+
+def test_data_that_is_not_there_and_presets_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        check_chain(tmp_path, data="nowhere", preset="demo", configs=REPOSITORY)
+    with pytest.raises(ChainError, match="huge"):
+        check_chain(tmp_path, data="", preset="huge", configs=REPOSITORY)
+    assert not (tmp_path / "chain.json").exists()
+
+
+def test_errors_are_one_message_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_, errors_in_words():
+        raise ValueError("what, why, and what to do")
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("error: what, why, and what to do")
+
+
+def test_an_error_of_a_nested_setting_shows_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), errors_in_words():
+        try:
+            raise ValueError("the inner reason")
+        except ValueError as inner:
+            raise ValueError("Does not validate against any of the Union subtypes") from inner
+    assert "error: the inner reason" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (torch.zeros(16000), "silent"),
+        (tones_and_noise(1000), "at least 100 ms"),
+        (None, "not audio|cannot be read|Cannot"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_named_with_the_reason(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: torch.Tensor | None, word: str
+) -> None:
+    prompt = tmp_path / "prompt.wav"
+    if content is None:
+        prompt.write_bytes(b"these are words, not sounds")
+    else:
+        write_audio(prompt, content, sample_rate_hz=16000)
+    with pytest.raises(SystemExit) as exit_, errors_in_words():
+        run_verb(["generate", "--generator", str(chain / "generator"), "--prompt", str(prompt), "--out", str(tmp_path / "o")])
+    message = capsys.readouterr().err
+    assert exit_.value.code == 1
+    assert "prompt.wav" in message
+    assert re.search(word, message), message
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_missing_generator_names_the_command_that_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), errors_in_words():
+        run_verb(["generate", "--generator", str(tmp_path), "--prompt", "a.wav", "--out", str(tmp_path / "o")])
+    assert "audiolm compose" in capsys.readouterr().err
+
+
+def test_every_way_to_generate_writes_wav_files_of_the_asked_length(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write_audio(tmp_path / f"{name}.flac", tones_and_noise(16000), sample_rate_hz=16000)
+    common = ["generate", "--generator", str(chain / "generator"), "--out", str(tmp_path / "out"), "--seed", "3"]
+    run_verb([*common, "--prompt", str(tmp_path / "a.flac"), str(tmp_path / "b.flac"), "--seconds", "0.5"])
+    run_verb([*common, "--seconds", "0.5", "--count", "2"])
+    run_verb([*common, "--say", str(tmp_path / "a.flac"), "--voice", str(tmp_path / "b.flac")])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a-seed3.wav",
+        "b-seed3.wav",
+        "free-0-seed3.wav",
+        "free-1-seed3.wav",
+    }
+    assert "1.50 s, of which 1.00 s are the prompt" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="one of them"):
+        run_verb([*common, "--say", "a.wav", "--prompt", "b.wav"])
+
+
+def make(*arguments: str) -> str:
+    result = subprocess.run(["make", "--no-print-directory", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_make_help_lists_the_targets_and_knobs() -> None:
+    text = make("help")
+    for word in ("train-all", "test", "codec", "tokens", "report", "DATA=", "PRESET=", "RUN=", "DEVICES=", "STRATEGY="):
+        assert word in text
+
+
+def test_make_trains_up_to_a_stage_and_no_further() -> None:
+    plan = make("--dry-run", "--always-make", "semantic", "RUN=never-made")
+    assert "stages/semantic.yaml -c stages/demo/semantic.yaml" in plan
+    assert "--root checkpoints/runs/never-made" in plan
+    assert "stages/coarse.yaml" not in plan
+
+
+def test_make_passes_the_knobs_on() -> None:
+    plan = make("--dry-run", "--always-make", "fine", "PRESET=paper", "DEVICES=8", "NODES=2", "STRATEGY=ddp", "RUN=x")
+    assert "-c stages/fine.yaml --root checkpoints/runs/x" in plan
+    assert "--trainer.devices 8 --trainer.num_nodes 2 --trainer.strategy ddp" in plan
+
+
+def test_the_readmes_commands_exist() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z][a-z-]+)", text)) - {"and"} <= targets
+    for config in re.findall(r"-c (\S+\.yaml)", text):
+        assert (REPOSITORY / config).is_file(), config
+    for verb in set(re.findall(r"^\s+(?:\S*/)?audiolm ([a-z-]+)", text, flags=re.MULTILINE)):
+        with pytest.raises(SystemExit) as exit_:
+            run_verb([verb, "--help"])
+        assert exit_.value.code == 0
+    for page in re.findall(r"\]\(([\w/.-]+)\)", text):
+        assert (REPOSITORY / page).exists(), page
+
+
+def test_the_module_is_the_command_and_hands_trainer_verbs_on() -> None:
+    for arguments, word in ((["--help"], "demo-corpus"), (["fit", "--help"], "--root")):
+        result = subprocess.run([sys.executable, "-m", "audiolm", *arguments], capture_output=True, text=True, cwd=REPOSITORY)
+        assert result.returncode == 0
+        assert word in result.stdout

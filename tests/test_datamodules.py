@@ -1,0 +1,124 @@
+"""A batch depends on seed and number alone; crops are partial reads; nothing is lost between ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tones_and_noise
+
+from audiolm.audio import read_audio, write_audio
+from audiolm.corpus import prepare
+from audiolm.manifest import Manifest, read_manifest
+from audiolm.tokens.layout import StageLayout
+from audiolm.tokens.store import TokenStore
+from audiolm.tokens.windows import Windows
+from datamodules import LibriLightDataModule
+from datamodules.sampling import BatchNumbers, in_length_buckets
+from datamodules.token_windows import TrainingWindows, ValidationWindows
+from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
+
+
+@pytest.fixture(scope="module")
+def manifest(tone_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    root = tmp_path_factory.mktemp("prepared")
+    prepare(tone_corpus, root)
+    return read_manifest(root / "manifest.jsonl")
+
+
+def test_ranks_share_the_batches_without_gap_or_overlap_from_anywhere() -> None:
+    for first in (0, 3):
+        ranks = [list(BatchNumbers(first=first, total=10, rank=rank, ranks=4)) for rank in range(4)]
+        assert sorted(number for numbers in ranks for number in numbers) == list(range(4 * first, 40))
+        assert ranks[1][0] == 4 * first + 1
+
+
+def test_length_buckets_keep_every_item_and_put_like_with_like() -> None:
+    lengths = [7, 1, 5, 5, 2, 9, 3]
+    batches = in_length_buckets(list("abcdefg"), lengths, 3)
+    assert batches == [["b", "e", "g"], ["c", "d", "a"], ["f"]]
+
+
+def test_a_crop_is_exactly_that_part_of_the_recording(manifest: Manifest) -> None:
+    reader, utterance = CropReader(manifest, sample_rate_hz=16000, window_samples=4000), manifest.utterances[0]
+    whole = read_audio(manifest.root / utterance.path, sample_rate_hz=16000, dc_offset=utterance.dc_offset)
+    assert torch.equal(reader.read(utterance, 5000), whole[5000:9000])
+
+
+def test_training_crops_are_a_function_of_seed_and_number(manifest: Manifest) -> None:
+    def batch(seed: int, number: int) -> torch.Tensor:
+        reader = CropReader(manifest, sample_rate_hz=16000, window_samples=4000)
+        return TrainingCrops(reader, manifest.split("train"), batch_size=3, seed=seed)[number].audio
+
+    assert torch.equal(batch(0, 5), batch(0, 5))
+    assert not torch.equal(batch(0, 5), batch(0, 6))
+    assert not torch.equal(batch(0, 5), batch(1, 5))
+
+
+def test_an_utterance_shorter_than_the_window_is_used_whole_and_its_length_is_known(manifest: Manifest) -> None:
+    reader = CropReader(manifest, sample_rate_hz=16000, window_samples=80000)
+    batch = TrainingCrops(reader, manifest.split("train"), batch_size=4, seed=0)[0]
+    lengths = {utterance.samples for utterance in manifest.split("train")}
+    assert batch.audio.shape == (4, 80000)
+    for row, samples in zip(batch.audio, batch.samples.tolist(), strict=True):
+        assert samples in lengths
+        assert not row[samples:].any()
+
+
+def test_files_of_another_rate_give_windows_of_the_asked_length(tmp_path: Path) -> None:
+    for number in range(3):
+        write_audio(tmp_path / "a" / f"s{number}" / "x.wav", tones_and_noise(44100), sample_rate_hz=44100)
+    prepare(tmp_path / "a", tmp_path)
+    manifest = read_manifest(tmp_path / "manifest.jsonl")
+    reader = CropReader(manifest, sample_rate_hz=16000, window_samples=5001)
+    batch = TrainingCrops(reader, manifest.split("train"), batch_size=4, seed=0)[0]
+    assert batch.audio.shape == (4, 5001)
+    assert batch.samples.tolist() == [5001] * 4
+
+
+def test_validation_crops_cover_the_split_side_by_side(manifest: Manifest) -> None:
+    reader = CropReader(manifest, sample_rate_hz=16000, window_samples=4000)
+    dataset = ValidationCrops(reader, manifest.split("validation"), batch_size=3)
+    covered = {(utterance.id, offset) for utterance, offset in dataset.crops}
+    for utterance in manifest.split("validation"):
+        assert {(utterance.id, 4000 * n) for n in range(utterance.samples // 4000)} <= covered
+    assert sum(len(dataset[n].audio) for n in range(len(dataset))) == len(dataset.crops)
+
+
+def test_a_recording_that_vanished_or_went_silent_is_a_named_defect(tmp_path: Path) -> None:
+    for number in range(4):
+        write_audio(tmp_path / "a" / f"s{number}" / "x.wav", tones_and_noise(16000), sample_rate_hz=16000)
+    prepare(tmp_path / "a", tmp_path)
+    manifest = read_manifest(tmp_path / "manifest.jsonl")
+    (tmp_path / "a" / manifest.utterances[0].path).unlink()
+    write_audio(tmp_path / "a" / manifest.utterances[1].path, torch.zeros(16000), sample_rate_hz=16000)
+    write_audio(tmp_path / "a" / manifest.utterances[2].path, tones_and_noise(8000), sample_rate_hz=16000)
+    whole = WholeUtterances(manifest, manifest.utterances, sample_rate_hz=16000)
+    assert [whole[number].audio is None for number in range(4)] == [True, True, True, False]
+    assert "silent" in whole[1].defect
+    assert all(manifest.utterances[number].path in whole[number].defect for number in (0, 2))
+
+
+def test_token_batches_are_reproducible_little_padded_and_end_only_at_true_ends(chain: Path) -> None:
+    store = TokenStore(chain / "tokens")
+    layout = StageLayout(store.spec, "coarse")
+    windows = Windows(store, split="train", seconds=0.8)
+    dataset = TrainingWindows(windows, layout, batch_size=4, seed=0)
+    assert torch.equal(dataset[17].inputs, TrainingWindows(windows, layout, batch_size=4, seed=0)[17].inputs)
+    batches = [dataset[number] for number in range(64)]
+    assert sum(batch.padding for batch in batches) / len(batches) < 0.05
+    ends = sum(int((batch.targets == layout.end_id).sum()) for batch in batches)
+    assert 0 < ends < 64 * 4 / 4  # few of the random windows reach an end, and none is invented
+
+
+def test_validation_windows_hold_every_token_once(chain: Path) -> None:
+    store = TokenStore(chain / "tokens")
+    layout = StageLayout(store.spec, "fine")
+    dataset = ValidationWindows(Windows(store, split="validation", seconds=0.8), layout, batch_size=3)
+    counted = sum(int(dataset[number].counted.sum()) for number in range(len(dataset)))
+    assert counted == int(store.index["frames"][store.rows("validation")].sum()) * layout.phases
+
+
+def test_impossible_settings_are_refused() -> None:
+    for wrong in ({"window_seconds": 0}, {"batch_size": 0}, {"workers": -1}):
+        with pytest.raises(ValueError, match="window_seconds must be positive"):
+            LibriLightDataModule(view="tokens", **wrong)
