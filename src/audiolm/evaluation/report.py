@@ -54,6 +54,8 @@ def write_report(root: Path) -> Path:
 
 
 def _lead(facts: ChainFacts) -> Html:
+    if facts.data is None and facts.manifest is None:
+        return paragraph("Nothing has been learnt in this folder yet.")
     data = facts.data or ("the demo corpus (synthetic speech)" if facts.data == "" else "data without a record")
     size = ""
     if facts.manifest is not None:
