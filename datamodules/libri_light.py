@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -75,10 +75,7 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
-        if self.view == "tokens":
-            _ = self.store
-        else:
-            _ = self.manifest
+        _ = self.store if self.view == "tokens" else self.manifest
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Endless random windows, from where the run stopped on."""
@@ -107,13 +104,13 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Whole utterances of all splits that the stage has not finished yet, every rank its share."""
-        finished = self._trainer.lightning_module.finished_utterances()
+        finished = cast(Any, self._trainer.lightning_module).finished_utterances()
         todo = [utterance for utterance in self.manifest.utterances if utterance.id not in finished]
         return self._loader(WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz), None)
 
     def state_dict(self) -> dict[str, int]:
         """Batches done in this run, for the checkpoint."""
-        return {"batches_done": self._trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+        return {"batches_done": int(self._trainer.fit_loop.epoch_loop.batch_progress.total.processed)}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue after the batches that a checkpoint has seen."""
@@ -130,7 +127,7 @@ class LibriLightDataModule(L.LightningDataModule):
 
     @property
     def _sample_rate_hz(self) -> int:
-        return self._trainer.lightning_module.sample_rate_hz
+        return cast(int, self._trainer.lightning_module.sample_rate_hz)
 
     @property
     def _seed(self) -> int:

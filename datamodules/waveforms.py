@@ -1,5 +1,6 @@
 """Audio for the tokenizers: random crops to train on, fixed ones to validate on, whole utterances to tokenize."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,8 +63,7 @@ class CropReader:
 
     def collate(self, crops: Sequence[Tensor]) -> WaveformBatch:
         """Stack crops; only crops of utterances shorter than the window are completed with silence."""
-        longest = self.window_samples if self.window_samples else max(len(crop) for crop in crops)
-        audio = torch.zeros(len(crops), longest)
+        audio = torch.zeros(len(crops), self.window_samples)
         for row, crop in zip(audio, crops, strict=True):
             row[: len(crop)] = crop
         return WaveformBatch(audio, torch.tensor([len(crop) for crop in crops]))
@@ -101,7 +101,7 @@ class ValidationCrops(Dataset[WaveformBatch]):
         self.crops = [crops[position] for position in order]
 
     def __len__(self) -> int:
-        return -(-len(self.crops) // self.batch_size)
+        return math.ceil(len(self.crops) / self.batch_size)
 
     def __getitem__(self, number: int) -> WaveformBatch:
         if number >= len(self):

@@ -58,5 +58,14 @@ def test_every_file_of_the_package_says_what_it_is() -> None:
 
 
 def test_the_user_finds_the_top_level_that_was_asked_for() -> None:
-    for name in ("src", "stages", "datamodules", "checkpoints", "tests", "lightning.yaml", "pyproject.toml", "Makefile"):
+    for name in (
+        "src",
+        "stages",
+        "datamodules",
+        "checkpoints",
+        "tests",
+        "lightning.yaml",
+        "pyproject.toml",
+        "Makefile",
+    ):
         assert (REPOSITORY / name).exists(), name

@@ -73,7 +73,9 @@ def test_a_prompt_that_cannot_be_used_is_named_with_the_reason(
     else:
         write_audio(prompt, content, sample_rate_hz=16000)
     with pytest.raises(SystemExit) as exit_, errors_in_words():
-        run_verb(["generate", "--generator", str(chain / "generator"), "--prompt", str(prompt), "--out", str(tmp_path / "o")])
+        run_verb(
+            ["generate", "--generator", str(chain / "generator"), "--prompt", str(prompt), "--out", str(tmp_path / "o")]
+        )
     message = capsys.readouterr().err
     assert exit_.value.code == 1
     assert "prompt.wav" in message
@@ -81,7 +83,9 @@ def test_a_prompt_that_cannot_be_used_is_named_with_the_reason(
     assert not (tmp_path / "o").exists()
 
 
-def test_a_missing_generator_names_the_command_that_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_generator_names_the_command_that_makes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit), errors_in_words():
         run_verb(["generate", "--generator", str(tmp_path), "--prompt", "a.wav", "--out", str(tmp_path / "o")])
     assert "audiolm compose" in capsys.readouterr().err
@@ -108,7 +112,9 @@ def test_every_way_to_generate_writes_wav_files_of_the_asked_length(
 
 
 def make(*arguments: str) -> str:
-    result = subprocess.run(["make", "--no-print-directory", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    result = subprocess.run(
+        ["make", "--no-print-directory", *arguments], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -148,6 +154,8 @@ def test_the_readmes_commands_exist() -> None:
 
 def test_the_module_is_the_command_and_hands_trainer_verbs_on() -> None:
     for arguments, word in ((["--help"], "demo-corpus"), (["fit", "--help"], "--root")):
-        result = subprocess.run([sys.executable, "-m", "audiolm", *arguments], capture_output=True, text=True, cwd=REPOSITORY)
+        result = subprocess.run(
+            [sys.executable, "-m", "audiolm", *arguments], capture_output=True, text=True, cwd=REPOSITORY
+        )
         assert result.returncode == 0
         assert word in result.stdout

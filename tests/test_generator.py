@@ -95,7 +95,7 @@ def test_windows_slide_and_no_model_ever_sees_more_than_its_window(
     longest = {"semantic": 0, "coarse": 0, "fine": 0}
     real = model.decode
 
-    def watched(transformer, layout, prefixes, *, steps, **arguments):  # noqa: ANN001, ANN003, ANN202
+    def watched(transformer, layout, prefixes, *, steps, **arguments):
         longest[layout.stage] = max(longest[layout.stage], max(len(prefix) for prefix in prefixes) + steps)
         return real(transformer, layout, prefixes, steps=steps, **arguments)
 

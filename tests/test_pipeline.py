@@ -24,7 +24,15 @@ from audiolm.verbs import run_verb
 def test_the_chain_ends_in_a_generator_that_speaks(chain: Path, tmp_path: Path) -> None:
     write_audio(tmp_path / "prompt.wav", tones_and_noise(20000), sample_rate_hz=22050)
     run_verb(
-        ["generate", "--generator", str(chain / "generator"), "--prompt", str(tmp_path / "prompt.wav"), "--seconds", "1.5"]
+        [
+            "generate",
+            "--generator",
+            str(chain / "generator"),
+            "--prompt",
+            str(tmp_path / "prompt.wav"),
+            "--seconds",
+            "1.5",
+        ]
         + ["--out", str(tmp_path / "out")]
     )
     audio, rate = soundfile.read(tmp_path / "out" / "prompt-seed0.wav")
@@ -65,7 +73,10 @@ def test_first_losses_are_near_the_logarithm_of_the_legal_ids(chain: Path) -> No
 def test_a_generator_read_from_its_folder_is_the_composed_one(chain: Path, tmp_path: Path) -> None:
     shutil.copytree(chain / "generator", tmp_path / "moved")
     prompt = tones_and_noise(9600)
-    results = [AudioLM.from_pretrained(f).continue_([prompt], seconds=0.4)[0].audio for f in (chain / "generator", tmp_path / "moved")]
+    results = [
+        AudioLM.from_pretrained(f).continue_([prompt], seconds=0.4)[0].audio
+        for f in (chain / "generator", tmp_path / "moved")
+    ]
     assert torch.equal(*results)
     card = (tmp_path / "moved" / "README.md").read_text()
     assert "Misuse" in card
@@ -152,7 +163,9 @@ def test_a_run_that_stopped_and_went_on_is_the_run_that_never_stopped(
         shutil.rmtree(root / stage)
         if stops:  # max_steps shapes the schedule, so the stop is a crash in the middle, after the checkpoint of step 4
             with pytest.raises(RuntimeError, match="power"):
-                run_stage_of(stage, root, "--trainer.precision", "32-true", "--trainer.callbacks+=test_pipeline.PowerCut")
+                run_stage_of(
+                    stage, root, "--trainer.precision", "32-true", "--trainer.callbacks+=test_pipeline.PowerCut"
+                )
         run_stage_of(stage, root, "--trainer.precision", "32-true", "--ckpt_path", "last")
         weights.append(torch.load(root / stage / "last.ckpt", weights_only=True)["state_dict"])
     assert weights[0].keys() == weights[1].keys()
@@ -162,7 +175,7 @@ def test_a_run_that_stopped_and_went_on_is_the_run_that_never_stopped(
 class PowerCut(L.Callback):
     """Stops a run after its sixth step, past the checkpoint of the fourth."""
 
-    def on_train_batch_end(self, trainer, *_: object) -> None:  # noqa: ANN001
+    def on_train_batch_end(self, trainer, *_: object) -> None:
         if trainer.global_step == 6:
             for callback in trainer.checkpoint_callbacks:
                 callback.save_on_exception = False  # a power cut asks nobody
@@ -178,7 +191,7 @@ def test_tokenizing_that_was_killed_continues_without_loss_or_duplicates(
 
     original, done = tokenize.TokenStoreWriter.append, []
 
-    def killed(self, **arguments):  # noqa: ANN001, ANN003, ANN202
+    def killed(self, **arguments):
         if len(done) == 5:
             raise KeyboardInterrupt
         original(self, **arguments)

@@ -66,7 +66,9 @@ def test_the_base_configuration_is_found_from_anywhere_or_missed_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert base_config(["fit", "-c", str(REPOSITORY / "stages" / "demo" / "fine.yaml")]) == REPOSITORY / "lightning.yaml"
+    assert (
+        base_config(["fit", "-c", str(REPOSITORY / "stages" / "demo" / "fine.yaml")]) == REPOSITORY / "lightning.yaml"
+    )
     (tmp_path / "lightning.yaml").write_text("trainer: {}")
     (tmp_path / "mine").mkdir()
     assert base_config(["fit", "-c", "mine/fine.yaml"]) == tmp_path / "lightning.yaml"
@@ -84,4 +86,9 @@ def test_the_paper_presets_have_the_papers_numbers() -> None:
         assert config["data"]["init_args"]["window_seconds"] == seconds
         assert config["trainer"]["max_steps"] == 1_000_000
     codec = yaml.safe_load((REPOSITORY / "stages" / "codec.yaml").read_text())["model"]["init_args"]["codec"]
-    assert (codec["channels"], codec["strides"], codec["levels"], codec["codebook_size"]) == (32, [2, 4, 5, 8], 12, 1024)
+    assert (codec["channels"], codec["strides"], codec["levels"], codec["codebook_size"]) == (
+        32,
+        [2, 4, 5, 8],
+        12,
+        1024,
+    )

@@ -30,7 +30,7 @@ def utterance(number: int, blocks: int) -> dict:
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def store_of(tmp_path: Path) -> Callable[..., TokenStore]:
     def make(*blocks: int, writers: int = 1) -> TokenStore:
         folder = tmp_path / "tokens"
@@ -46,7 +46,9 @@ def store_of(tmp_path: Path) -> Callable[..., TokenStore]:
 
 @given(blocks=st.lists(st.integers(1, 30), min_size=3, max_size=8), writers=st.integers(1, 3))
 @settings(max_examples=20, deadline=None)
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, blocks: list[int], writers: int) -> None:
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[int], writers: int
+) -> None:
     folder = tmp_path_factory.mktemp("store")
     create_store(folder, SPEC, MADE_BY)
     for writer in range(writers):
@@ -113,7 +115,9 @@ def test_a_store_made_by_other_checkpoints_is_refused(tmp_path: Path) -> None:
         create_store(tmp_path, SPEC, {"codec": "other", "tokenizer": "b"})
 
 
-def test_foreign_utterances_and_parts_copied_in_part_are_refused(store_of: Callable[..., TokenStore], tmp_path: Path) -> None:
+def test_foreign_utterances_and_parts_copied_in_part_are_refused(
+    store_of: Callable[..., TokenStore], tmp_path: Path
+) -> None:
     store = store_of(5, 6, 7)
     part = next((store.folder / "parts").glob("*.codes"))
     part.write_bytes(part.read_bytes()[:-2])

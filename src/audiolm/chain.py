@@ -27,7 +27,9 @@ def check_chain(root: Path, *, data: str, preset: str, configs: Path | None = No
     if preset != "paper" and not (configs / "stages" / preset).is_dir():
         raise ChainError(f"There is no preset {preset!r}: PRESET is demo, small or paper.")
     if data and not Path(data).is_dir():
-        raise FileNotFoundError(f"DATA={data} is not a folder. Name a Libri-Light or LibriSpeech tree, or a folder of audio.")
+        raise FileNotFoundError(
+            f"DATA={data} is not a folder. Name a Libri-Light or LibriSpeech tree, or a folder of audio."
+        )
     ours = {"data": str(Path(data).resolve()) if data else "", "preset": preset}
     path = root / "chain.json"
     if path.exists():
@@ -44,8 +46,11 @@ def check_chain(root: Path, *, data: str, preset: str, configs: Path | None = No
             )
     digests = {
         str(file.relative_to(configs)): hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        for file in [configs / "lightning.yaml", *sorted((configs / "stages").glob("*.yaml"))]
-        + sorted((configs / "stages" / preset).glob("*.yaml"))
+        for file in [
+            configs / "lightning.yaml",
+            *sorted((configs / "stages").glob("*.yaml")),
+            *sorted((configs / "stages" / preset).glob("*.yaml")),
+        ]
         if file.is_file()
     }
     stamp = {**ours, "configs": digests}

@@ -88,7 +88,9 @@ def load_stage_checkpoint(path: Path | str, *, stage: str) -> StageCheckpoint:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this project in format {FORMAT}: it has no `{HEADER}` header.")
     if found["stage"] != stage:
-        raise ValueError(f"{path} is a checkpoint of the {found['stage']} stage, where one of the {stage} stage is needed.")
+        raise ValueError(
+            f"{path} is a checkpoint of the {found['stage']} stage, where one of the {stage} stage is needed."
+        )
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
         for name, tensor in content["state_dict"].items()

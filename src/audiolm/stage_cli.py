@@ -71,7 +71,9 @@ class StageCLI(LightningCLI):
             path = folder / "identity.json"
             if path.exists() and read_json(path, made_by="lightning fit") != identity:
                 aside = set_aside(folder)
-                print(f"{folder} was made with another configuration or from other tokens: moved to {aside}, starting afresh.")
+                print(
+                    f"{folder} was made with another configuration or from other tokens: moved to {aside}, starting afresh."
+                )
             write_json(path, identity)
         self.trainer.strategy.barrier()
 
@@ -113,7 +115,9 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
     """
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
     defaults = {"default_config_files": [str(base)]}
     return StageCLI(

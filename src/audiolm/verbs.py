@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="audiolm",
         description="AudioLM: learn to speak from raw audio alone, and continue it.",
-        epilog=f"Trainer verbs ({', '.join(TRAINER_VERBS)}) are those of the `lightning` command: audiolm fit -c stages/fine.yaml",
+        epilog=f"{', '.join(TRAINER_VERBS)} are those of the `lightning` command: audiolm fit -c stages/fine.yaml",
     )
     commands = parser.add_subparsers(required=True, metavar="VERB")
 
@@ -36,11 +36,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
 
     prepare = add("prepare", _prepare, "list a corpus: utterances, speakers, splits -> manifest.jsonl")
-    prepare.add_argument("--data", type=Path, required=True, help="Libri-Light or LibriSpeech tree, or a folder of audio")
+    prepare.add_argument(
+        "--data", type=Path, required=True, help="Libri-Light or LibriSpeech tree, or a folder of audio"
+    )
     _root(prepare)
     prepare.add_argument("--workers", type=int, default=os.cpu_count(), help="files read at once")
-    prepare.add_argument("--max-rejected-share", type=float, default=0.01, help="stop if more files than this are unusable")
-    prepare.add_argument("--max-utterance-seconds", type=float, default=60.0, help="longer recordings are cut at pauses")
+    prepare.add_argument(
+        "--max-rejected-share", type=float, default=0.01, help="stop if more files than this are unusable"
+    )
+    prepare.add_argument(
+        "--max-utterance-seconds", type=float, default=60.0, help="longer recordings are cut at pauses"
+    )
     prepare.add_argument("--validation-share", type=float, default=0.05, help="share of speakers held out to validate")
     prepare.add_argument("--test-share", type=float, default=0.05, help="share of speakers held out to test")
 
@@ -50,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = add("generate", _generate, "speak on after a prompt; or freely; or say what a recording says")
     generate.add_argument("--generator", type=Path, default=Path("checkpoints/generator"), help="a generator folder")
-    generate.add_argument("--prompt", type=Path, nargs="+", default=[], help="audio files to continue; none: speak freely")
+    generate.add_argument(
+        "--prompt", type=Path, nargs="+", default=[], help="audio files to continue; none: speak freely"
+    )
     generate.add_argument("--say", type=Path, nargs="+", default=[], help="recordings whose words to say again")
     generate.add_argument("--voice", type=Path, help="with --say: a recording whose voice to keep")
     generate.add_argument("--seconds", type=float, default=7.0, help="length of what is added to the prompt")
@@ -179,7 +187,9 @@ def _generate(options: argparse.Namespace) -> None:
     for name, generation in zip(names, generations, strict=True):
         path = options.out / f"{name}-seed{options.seed}.wav"
         write_audio(path, generation.audio, sample_rate_hz=rate)
-        prompt = f", of which {generation.prompt_samples / rate:.2f} s are the prompt" if generation.prompt_samples else ""
+        prompt = (
+            f", of which {generation.prompt_samples / rate:.2f} s are the prompt" if generation.prompt_samples else ""
+        )
         print(f"{path}: {len(generation.audio) / rate:.2f} s{prompt}")
 
 

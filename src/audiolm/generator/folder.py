@@ -169,7 +169,9 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise GeneratorError(f"{path} does not fit the sizes in config.json: {str(error).splitlines()[-1].strip()}") from error
+        raise GeneratorError(
+            f"{path} does not fit the sizes in config.json: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def _facts(root: Path) -> dict[str, Any]:
@@ -186,5 +188,3 @@ def _facts(root: Path) -> dict[str, Any]:
     if (root / "chain.json").is_file():
         facts["data"] = Path(read_json(root / "chain.json", made_by="make train-all")["data"]).name or "demo corpus"
     return facts
-
-

@@ -284,7 +284,10 @@ class AudioLM:
                 new = decode(
                     stage.model,
                     stage.layout,
-                    [stage.layout.prefix(context) if len(context) else stage.layout.prefix(None) for _, context in batch],
+                    [
+                        stage.layout.prefix(context) if len(context) else stage.layout.prefix(None)
+                        for _, context in batch
+                    ],
                     steps=steps,
                     temperature=temperatures.semantic,
                     uniforms=torch.stack([streams[row.id].draw(steps) for row, _ in batch]),
@@ -366,7 +369,9 @@ class AudioLM:
             for at in range(0, len(chunks), FINE_CHUNKS_AT_ONCE):
                 batch = chunks[at : at + FINE_CHUNKS_AT_ONCE]
                 steps = frames * stage.layout.phases
-                uniforms = [RandomStream(seed, rows[number].id, "fine", place).draw(steps) for number, place, _ in batch]
+                uniforms = [
+                    RandomStream(seed, rows[number].id, "fine", place).draw(steps) for number, place, _ in batch
+                ]
                 new = decode(
                     stage.model,
                     stage.layout,

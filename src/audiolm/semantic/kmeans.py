@@ -17,7 +17,9 @@ class KmeansResult:
     distortion: float
 
 
-def fit_kmeans(features: Tensor, *, clusters: int, iterations: int = 20, restarts: int = 1, seed: int = 0) -> KmeansResult:
+def fit_kmeans(
+    features: Tensor, *, clusters: int, iterations: int = 20, restarts: int = 1, seed: int = 0
+) -> KmeansResult:
     """Cluster features; all of them are used (faiss would subsample to 256 per centroid unless told).
 
     Args:
@@ -47,4 +49,6 @@ def fit_kmeans(features: Tensor, *, clusters: int, iterations: int = 20, restart
         gpu=torch.cuda.is_available() and hasattr(faiss, "StandardGpuResources"),
     )
     kmeans.train(array)
+    assert kmeans.centroids is not None, "train sets the centroids"
+    assert kmeans.obj is not None, "train sets the objective"
     return KmeansResult(torch.from_numpy(kmeans.centroids.copy()), float(kmeans.obj[-1]) / len(array))

@@ -69,7 +69,10 @@ class PretrainedEncoder(Encoder):
             ) from error
         try:
             normalize = bool(getattr(AutoFeatureExtractor.from_pretrained(name), "do_normalize", False))
-        except (OSError, ValueError):  # a folder with a model alone: these published models normalise if their layers do
+        except (
+            OSError,
+            ValueError,
+        ):  # a folder with a model alone: these published models normalise if their layers do
             normalize = getattr(model.config, "feat_extract_norm", "") == "layer"
         encoder = cls(_plain(model.config.to_dict()), layer=layer, normalize=normalize)
         encoder.model.load_state_dict(model.state_dict())
@@ -87,7 +90,9 @@ class PretrainedEncoder(Encoder):
         audio = F.pad(audio.float(), (0, frames * self.hop_samples - audio.shape[1]))
         if self.model_config["model_type"] in WAVEFORM_MODELS:
             if self.normalize:
-                audio = (audio - audio.mean(1, keepdim=True)) / (audio.var(1, keepdim=True, unbiased=False) + 1e-7).sqrt()
+                audio = (audio - audio.mean(1, keepdim=True)) / (
+                    audio.var(1, keepdim=True, unbiased=False) + 1e-7
+                ).sqrt()
             inputs = {"input_values": F.pad(audio, (0, TAIL_SAMPLES))}
         else:
             inputs = {"input_features": self._spectrogram(F.pad(audio, (0, TAIL_SAMPLES)))}

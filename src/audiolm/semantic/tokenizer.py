@@ -65,11 +65,14 @@ class SemanticTokenizer(nn.Module):
         """
         features = self.normalize(self.encoder(audio).float())
         flat = features.reshape(-1, features.shape[-1])
-        units = torch.cat([self._nearest(chunk) for chunk in flat.split(CHUNK_FRAMES)])
+        units = torch.cat([self.nearest(chunk) for chunk in flat.split(CHUNK_FRAMES)])
         return units.view(features.shape[:2])
 
-    def _nearest(self, features: Tensor) -> Tensor:
-        scores = features @ self.centroids.t() - self.centroids.square().sum(1) / 2  # largest where the distance is least
+    def nearest(self, features: Tensor) -> Tensor:
+        """Index of the nearest centroid (frames,) of normalised features (frames, dim)."""
+        scores = (
+            features @ self.centroids.t() - self.centroids.square().sum(1) / 2
+        )  # largest where the distance is least
         return scores.argmax(1)
 
     def config_dict(self) -> dict[str, Any]:

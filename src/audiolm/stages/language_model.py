@@ -1,7 +1,7 @@
 """The language model stages: semantic, coarse and fine. One class, three layouts."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -43,6 +43,8 @@ class LanguageModelStage(StageModule):
     Source: AudioLM, sections III-C and IV-C. The paper does not state optimizer and schedule: AdamW, warm-up and cosine are
     the field's habit.
     """
+
+    model: Transformer
 
     def __init__(
         self,
@@ -123,7 +125,9 @@ class LanguageModelStage(StageModule):
         validation = data.validation_dataset()
         batches = len(validation)
         if limit is not None:
-            batches = min(batches, limit * self.trainer.world_size) if isinstance(limit, int) else round(batches * limit)
+            batches = (
+                min(batches, limit * self.trainer.world_size) if isinstance(limit, int) else round(batches * limit)
+            )
         unigram = bigram = scored = torch.zeros(self.layout.phases, dtype=torch.float64)
         for number in range(batches):
             score = baselines.score(validation.sequences(number))
@@ -155,21 +159,25 @@ class LanguageModelStage(StageModule):
         """Sum nats over all validation tokens, per phase too (a phase is a level in the acoustic stages)."""
         loss = next_token_loss(self.model, self.layout, batch)
         self.validation_nats.update(loss.nats.sum() / loss.counted.sum(), weight=loss.counted.sum())
-        for metric, nats, counted in zip(self.validation_phases, loss.nats, loss.counted, strict=True):
+        for metric, nats, counted in zip(self._phase_metrics, loss.nats, loss.counted, strict=True):
             if counted:
                 metric.update(nats / counted, weight=counted)
 
     def on_validation_epoch_end(self) -> None:
         """Log nats per token and perplexity, over all processes."""
         nats = self.validation_nats.compute()
-        self.log("validation/loss", nats, prog_bar=True, rank_zero_only=False, sync_dist=False)
+        self.log("validation/loss", nats, prog_bar=True)  # reduced over processes by the metric itself
         self.log("validation/perplexity", nats.exp())
         self.validation_nats.reset()
-        for phase, metric in enumerate(self.validation_phases):
+        for phase, metric in enumerate(self._phase_metrics):
             if self.layout.phases > 1:
                 level = phase + 1 + (self.layout.spec.coarse_levels if self.layout.stage == "fine" else 0)
                 self.log(f"validation/loss_level_{level}", metric.compute())
             metric.reset()
+
+    @property
+    def _phase_metrics(self) -> list[MeanMetric]:
+        return cast(list[MeanMetric], list(self.validation_phases))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on all weights, decay on matrices only, with warm-up and cosine."""

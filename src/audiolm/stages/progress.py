@@ -65,11 +65,15 @@ class StageProgress(ProgressBar):
 
     @staticmethod
     def _steps(trainer: L.Trainer) -> int:
-        return trainer.global_step if trainer.max_steps > 0 else trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return (
+            trainer.global_step if trainer.max_steps > 0 else trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        )
 
     def _losses(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
         shown = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
-        return "  ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items())
+        return "  ".join(
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
+        )
 
     def _open(self, pl_module: Any, *, total: int, done: int) -> None:
         self._name, self._total = pl_module.name, max(1, total)
@@ -95,7 +99,9 @@ class StageProgress(ProgressBar):
             self._printed = done * LOG_LINES // self._total
             elapsed = time.monotonic() - self._started
             left = elapsed / max(1, done - self._first_step) * (self._total - done)
-            self._console.print(f"{self._name:<9} step {done}/{self._total}  {losses}  {left:.0f} s left", highlight=False)
+            self._console.print(
+                f"{self._name:<9} step {done}/{self._total}  {losses}  {left:.0f} s left", highlight=False
+            )
 
     def _close(self) -> None:
         if self._progress is not None:

@@ -115,7 +115,9 @@ class TokenizeStage(StageModule):
             with open(self.folder / f"rejected-{self.global_rank}.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"id": utterance.id, "reason": batch.defect}, ensure_ascii=False) + "\n")
             return
-        with torch.autocast(batch.audio.device.type, enabled=False):  # tokens must not depend on the trainer's precision
+        with torch.autocast(
+            batch.audio.device.type, enabled=False
+        ):  # tokens must not depend on the trainer's precision
             units = self.tokenizer.encode(batch.audio)[0]
             codes = self.codec.encode(batch.audio)[0]
         if self._writer is None:

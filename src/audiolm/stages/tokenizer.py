@@ -31,7 +31,7 @@ class TokenizerStage(StageModule):
     """
 
     stage = "tokenizer"
-    automatic_optimization = False
+    model: SemanticTokenizer
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class TokenizerStage(StageModule):
         super().__init__(root=root)
         self.automatic_optimization = False
         self.model = SemanticTokenizer(make_encoder(encoder), clusters=clusters).requires_grad_(False)
+        self.unused = torch.nn.Parameter(torch.zeros(()))  # DDP refuses a module without anything to train
         self.max_frames, self.iterations, self.restarts = max_frames, iterations, restarts
 
     @property
@@ -86,7 +87,7 @@ class TokenizerStage(StageModule):
                 normalized, clusters=self.model.clusters, iterations=self.iterations, restarts=self.restarts
             )
             self.model.centroids.copy_(result.centroids)
-            use = torch.bincount(self.model._nearest(normalized), minlength=self.model.clusters).float()
+            use = torch.bincount(self.model.nearest(normalized), minlength=self.model.clusters).float()
             self._report(len(sample), result.distortion / sample.shape[1], use / use.sum())
         if dist.is_initialized():
             dist.broadcast(self.model.centroids, src=0)
@@ -106,7 +107,7 @@ class TokenizerStage(StageModule):
             "tokenizer/bitrate_bps": float(entropy_bits) * self.model.rate_hz,
         }
         for logger in self.loggers:
-            logger.log_metrics(values, step=self.trainer.global_step)
+            logger.log_metrics({name: float(value) for name, value in values.items()}, step=self.trainer.global_step)
             logger.save()
 
 

@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -210,7 +210,9 @@ def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
             try:
                 entry = Entry(**json.loads(line))
             except (ValueError, TypeError) as error:
-                raise StoreError(f"{lines} is damaged ({error}). Remove its three files; tokenizing redoes them.") from error
+                raise StoreError(
+                    f"{lines} is damaged ({error}). Remove its three files; tokenizing redoes them."
+                ) from error
             whole_units = 2 * (entry.units_at + entry.units) <= units_bytes
             if whole_units and 2 * levels * (entry.frames_at + entry.frames) <= codes_bytes:
                 yield lines, entry
@@ -229,7 +231,9 @@ def seal(folder: Path | str, *, expected: Iterable[str]) -> "TokenStore":
     expected = set(expected)
     kept: dict[str, tuple[Path, Entry]] = {}
     for part, entry in _entries(folder):
-        kept.setdefault(entry.id, (part, entry))  # two runs at once may have written an utterance twice: the first counts
+        kept.setdefault(
+            entry.id, (part, entry)
+        )  # two runs at once may have written an utterance twice: the first counts
     missing, foreign = expected - kept.keys(), kept.keys() - expected
     if missing:
         raise StoreError(
@@ -311,9 +315,13 @@ class TokenStore:
         if self.index.dtype != INDEX_TYPE or len(self.index) != sealed["utterances"]:
             raise StoreError(f"{self.folder / 'index.npy'} is not the index that was sealed. Make the tokens again.")
         for part, sizes in sealed["bytes"].items():
-            found = [self._path(part, suffix).stat().st_size for suffix in ("units", "codes") if self._exists(part, suffix)]
+            found = [
+                self._path(part, suffix).stat().st_size for suffix in ("units", "codes") if self._exists(part, suffix)
+            ]
             if found != sizes:
-                raise StoreError(f"{self.folder}/parts/{part}: {found} bytes found, {sizes} were sealed. Copied in part?")
+                raise StoreError(
+                    f"{self.folder}/parts/{part}: {found} bytes found, {sizes} were sealed. Copied in part?"
+                )
 
     def _path(self, part: str, suffix: str) -> Path:
         return self.folder / "parts" / f"{part}.{suffix}"
@@ -324,7 +332,7 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.index)
 
-    @lru_cache(maxsize=None)  # noqa: B019 (a store lives as long as its process)
+    @cache  # noqa: B019 (a store lives as long as its process)
     def _map(self, part: int, suffix: str) -> NDArray[np.uint16]:
         return np.memmap(self._path(self._parts[part], suffix), dtype="<u2", mode="r")
 
@@ -348,7 +356,9 @@ class TokenStore:
             raise StoreError(f"A split is one of {', '.join(SPLITS)}, got {split!r}")
         found = np.flatnonzero(self.index["split"] == SPLITS.index(split))
         if not len(found):
-            raise StoreError(f"{self.folder} has no utterance in the {split} split: prepare the corpus with larger shares.")
+            raise StoreError(
+                f"{self.folder} has no utterance in the {split} split: prepare the corpus with larger shares."
+            )
         return found
 
     def units(self, row: int, start: int = 0, stop: int | None = None) -> Tensor:
