@@ -30,7 +30,8 @@ class LibriLightDataModule(L.LightningDataModule):
         root: the folder of the chain.
         manifest: the list of utterances; by default `<root>/manifest.jsonl`, which `audiolm prepare` writes.
         tokens: the token store; by default `<root>/tokens`, which the tokenize stage writes.
-        workers: processes that read ahead; by default one per core but one, at most 8.
+        workers: processes that read ahead; by default two less than there are cores, at most 8: on two cores the trainer
+            reads by itself, because a worker would only take the time of its threads.
 
     Raises:
         FileNotFoundError: if manifest or token store are not there, naming the command that writes them.
@@ -56,7 +57,7 @@ class LibriLightDataModule(L.LightningDataModule):
         self.view, self.window_seconds, self.batch_size = view, window_seconds, batch_size
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
-        self.workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
+        self.workers = min(8, max(0, (os.cpu_count() or 1) - 2)) if workers is None else workers
         self.batches_done = 0
 
     @property

@@ -18,19 +18,26 @@ def read_sequence(windows: Windows, layout: StageLayout, window: Window) -> Toke
 class TrainingWindows(Dataset[TokenBatch]):
     """Batch number n of an endless run, the same one for the same seed.
 
-    `POOL_BATCHES` batches are drawn at once, sorted by length and cut into batches of similar length, which come in random
-    order.
+    `POOL_BATCHES` batches are drawn and read at once, sorted by their number of tokens and cut into batches of similar
+    length, which come in random order.
     """
 
     def __init__(self, windows: Windows, layout: StageLayout, *, batch_size: int, seed: int) -> None:
         self.windows, self.layout, self.batch_size, self.seed = windows, layout, batch_size, seed
+        self._pool: tuple[int, list[list[TokenSequence]]] = (
+            -1,
+            [],
+        )  # the pool read last: its batches follow each other
 
     def __getitem__(self, number: int) -> TokenBatch:
-        random = generator(self.seed, number // POOL_BATCHES)
-        pool = self.windows.draw(random, self.batch_size * POOL_BATCHES)
-        batches = in_length_buckets(pool, [window.blocks for window in pool], self.batch_size)
-        batch = batches[random.permutation(POOL_BATCHES)[number % POOL_BATCHES]]
-        return collate([read_sequence(self.windows, self.layout, window) for window in batch])
+        pool = number // POOL_BATCHES
+        if self._pool[0] != pool:
+            random = generator(self.seed, pool)
+            drawn = self.windows.draw(random, self.batch_size * POOL_BATCHES)
+            sequences = [read_sequence(self.windows, self.layout, window) for window in drawn]
+            batches = in_length_buckets(sequences, [len(sequence.inputs) for sequence in sequences], self.batch_size)
+            self._pool = (pool, [batches[position] for position in random.permutation(POOL_BATCHES)])
+        return collate(self._pool[1][number % POOL_BATCHES])
 
 
 class ValidationWindows(Dataset[TokenBatch]):
