@@ -61,7 +61,7 @@ test: $(READY) ## the tests (no network, no GPU, no data)
 # ---------------------------------------------------------------------------------------------------- the chain
 
 train-all: report ## every stage, the generator, continuations and a report
-	@echo
+	@echo; $(AUDIOLM) results --root $(ROOT); echo
 	@echo "Listen:  $(ROOT)/report/index.html   (open it in a browser)"
 	@echo "         $$(ls $(ROOT)/samples/*.wav | head -1)   and $$(ls $(ROOT)/samples/*.wav | wc -l) wav files in all"
 	@echo "Speak:   $(BIN)/audiolm generate --generator $(ROOT)/generator --prompt some.wav --seconds 7 --out out/"

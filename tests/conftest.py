@@ -48,6 +48,7 @@ def run_stage_of() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def chain(tone_corpus: Path, run_stage_of: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a complete tiny chain. Do not change it: copy it."""
+    from audiolm.evaluation.samples import write_samples
     from audiolm.generator.folder import compose
 
     root = tmp_path_factory.mktemp("chain")
@@ -55,4 +56,5 @@ def chain(tone_corpus: Path, run_stage_of: Callable[..., None], tmp_path_factory
     for stage in STAGES:
         run_stage_of(stage, root, "--trainer.precision", "32-true")
     compose(root, root / "generator")
+    write_samples(root, seconds=0.5, prompt_seconds=0.5, count=2)
     return root

@@ -14,9 +14,11 @@ from tiny import tones_and_noise
 
 from audiolm.audio import write_audio
 from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.evaluation.results import results_tables
+from audiolm.evaluation.samples import by_turns
 from audiolm.generator import AudioLM
 from audiolm.generator.folder import GeneratorError, compose
-from audiolm.manifest import read_manifest
+from audiolm.manifest import Utterance, read_manifest
 from audiolm.tokens.store import TokenStore
 from audiolm.verbs import run_verb
 
@@ -81,6 +83,41 @@ def test_a_generator_read_from_its_folder_is_the_composed_one(chain: Path, tmp_p
     card = (tmp_path / "moved" / "README.md").read_text()
     assert "Misuse" in card
     assert "Accents" in card
+
+
+def test_samples_are_of_test_speakers_and_say_where_the_prompt_ends(chain: Path) -> None:
+    samples = json.loads((chain / "samples" / "samples.json").read_text())
+    test_speakers = {utterance.speaker for utterance in read_manifest(chain / "manifest.jsonl").split("test")}
+    assert samples["items"]
+    for item in samples["items"]:
+        assert item["speaker"] in test_speakers
+        assert item["samples"] == item["prompt_samples"] + 8000
+        assert soundfile.info(chain / "samples" / item["continuation"]).frames == item["samples"]
+        assert set(item["reconstructions"]) == {"1", "2", "4"}
+    assert [row["levels"] for row in samples["reconstruction"]] == [1, 2, 4]
+
+
+def test_samples_take_one_utterance_of_each_speaker_before_a_second_of_any() -> None:
+    def utterance(speaker: str, number: int) -> Utterance:
+        return Utterance(f"{speaker}/{number}", "a", speaker, "test", 0, 1, 1, True, 0.0)
+
+    every = (utterance("b", 1), utterance("b", 0), utterance("a", 0), utterance("b", 2))
+    assert [u.id for u in by_turns(every)] == ["a/0", "b/0", "b/1", "b/2"]
+
+
+def test_the_results_hold_every_stage_and_the_chains_own_numbers(chain: Path) -> None:
+    text = results_tables(chain)
+    baselines = json.loads((chain / "coarse" / "baselines.json").read_text())
+    row = next(line for line in text.splitlines() if line.startswith("| coarse |"))
+    assert f"{baselines['bigram']:.3f} |" in row
+    assert all(f"| {stage} |" in text for stage in ("codec", "tokenizer", "tokens", "semantic", "coarse", "fine"))
+
+
+def test_an_unfinished_chain_has_no_results_and_says_what_to_run(chain: Path, tmp_path: Path) -> None:
+    root = copied(chain, tmp_path)
+    (root / "coarse" / "done.json").unlink()
+    with pytest.raises(FileNotFoundError, match="make coarse"):
+        results_tables(root)
 
 
 def copied(chain: Path, tmp_path: Path) -> Path:

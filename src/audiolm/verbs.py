@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "one HTML page: curves, samples, data -> report/index.html")
     _root(report)
 
+    results = add("results", _results, "print a finished chain's numbers as Markdown tables")
+    _root(results)
+
     chain = add("chain", _chain, "claim a chain's folder for a corpus and a preset (the Makefile does this)")
     _root(chain)
     chain.add_argument("--data", default="", help="the corpus; empty: the demo corpus")
@@ -209,6 +212,12 @@ def _report(options: argparse.Namespace) -> None:
     from audiolm.evaluation.report import write_report
 
     print(f"Wrote {write_report(options.root)}")
+
+
+def _results(options: argparse.Namespace) -> None:
+    from audiolm.evaluation.results import results_tables
+
+    print(results_tables(options.root))
 
 
 def _chain(options: argparse.Namespace) -> None:
