@@ -19,6 +19,7 @@ from audiolm.evaluation.samples import by_turns
 from audiolm.generator import AudioLM
 from audiolm.generator.folder import GeneratorError, compose
 from audiolm.manifest import Utterance, read_manifest
+from audiolm.stages.checkpoint_io import AtomicCheckpointIO
 from audiolm.tokens.store import TokenStore
 from audiolm.verbs import run_verb
 
@@ -217,6 +218,23 @@ class PowerCut(L.Callback):
             for callback in trainer.checkpoint_callbacks:
                 callback.save_on_exception = False  # a power cut asks nobody
             raise RuntimeError("power")
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, path)
+
+    def half(content: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_tokenizing_that_was_killed_continues_without_loss_or_duplicates(

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from audiolm.cli import TRAINER_VERBS, load
 from audiolm.files import read_json, set_aside, write_json
+from audiolm.stages.checkpoint_io import AtomicCheckpointIO
 from audiolm.stages.progress import StageProgress
 from audiolm.stages.record import StageRecord
 
@@ -57,6 +58,10 @@ class StageCLI(LightningCLI):
                 "class_path": "lightning.pytorch.loggers.CSVLogger",
                 "init_args": {"save_dir": str(folder), "name": "log"},
             }
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer, with checkpoints that are written whole or not at all."""
+        return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
 
     def before_fit(self) -> None:
         """A stage that is now configured otherwise, or made from other things, starts afresh; the old one is set aside."""
