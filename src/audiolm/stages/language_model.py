@@ -12,14 +12,13 @@ from torchmetrics import MeanMetric
 
 from audiolm.files import read_json, write_json
 from audiolm.lm.losses import next_token_loss
-from audiolm.lm.ngram import NgramBaselines
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.stages.base import StageModule
+from audiolm.stages.baselines import measure_baselines
 from audiolm.tokens.layout import Stage, StageLayout, TokenBatch
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
-from datamodules.token_windows import read_sequence
 
 
 class LanguageModelStage(StageModule):
@@ -110,41 +109,17 @@ class LanguageModelStage(StageModule):
         path = self.folder / "baselines.json"
         if path.exists() and read_json(path, made_by=f"The {self.name} stage").get("of") == described:
             return
-        train = Windows(data.store, split="train", seconds=data.window_seconds)
-        baselines, units, seconds, counted = NgramBaselines(self.layout), 0, 0.0, 0
-        every = train.all()
-        for position in torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist():
-            sequence = read_sequence(train, self.layout, every[position])
-            baselines.count(sequence)
-            counted += int((sequence.phases >= 0).sum())
-            tokens = train.read(every[position])
-            units += len(torch.unique_consecutive(tokens.units))
-            seconds += len(tokens.units) / self.layout.spec.semantic_rate_hz
-            if counted >= self.baseline_tokens:
-                break
-        validation = data.validation_dataset()
-        batches = len(validation)
+        batches = len(validation := data.validation_dataset())
         if limit is not None:
-            batches = (
-                min(batches, limit * self.trainer.world_size) if isinstance(limit, int) else round(batches * limit)
-            )
-        unigram = bigram = scored = torch.zeros(self.layout.phases, dtype=torch.float64)
-        for number in range(batches):
-            score = baselines.score(validation.sequences(number))
-            unigram, bigram, scored = unigram + score.unigram, bigram + score.bigram, scored + score.counted
-        write_json(
-            path,
-            {
-                "of": described,
-                "train_tokens": counted,
-                "validation_tokens": int(scored.sum()),
-                "unigram": float(unigram.sum() / scored.sum()),
-                "bigram": float(bigram.sum() / scored.sum()),
-                "unigram_per_phase": (unigram / scored).tolist(),
-                "bigram_per_phase": (bigram / scored).tolist(),
-                "units_per_second": units / seconds,
-            },
+            processes = self.trainer.world_size
+            batches = min(batches, limit * processes) if isinstance(limit, int) else round(batches * limit)
+        measured = measure_baselines(
+            self.layout,
+            Windows(data.store, split="train", seconds=data.window_seconds),
+            (validation.sequences(number) for number in range(batches)),
+            most_tokens=self.baseline_tokens,
         )
+        write_json(path, {"of": described, **measured})
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """One step: mean nats over the counted tokens of the batch."""
