@@ -220,6 +220,26 @@ class PowerCut(L.Callback):
             raise RuntimeError("power")
 
 
+def test_tokenizing_killed_before_the_seal_is_sealed_by_the_next_start(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    root = copied(chain, tmp_path)
+    for name in ("sealed.json", "index.npy", "done.json"):
+        (root / "tokens" / name).unlink()
+    run_stage_of("tokenize", root)
+    assert TokenStore(root / "tokens").ids == TokenStore(chain / "tokens").ids
+    assert (root / "tokens" / "done.json").exists()
+
+
+def test_tokens_of_another_codec_are_set_aside_and_made_again(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    root = copied(chain, tmp_path)
+    run_stage_of("tokenize", root, "--model.init_args.coarse_levels", "3")
+    assert TokenStore(root / "tokens").spec.coarse_levels == 3
+    assert TokenStore(root / "tokens.before-1").spec.coarse_levels == 2
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

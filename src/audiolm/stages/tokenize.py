@@ -13,7 +13,7 @@ from audiolm.files import set_aside
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
 from audiolm.tokens.spec import TokenSpec
-from audiolm.tokens.store import TokenStoreWriter, create_store, seal, written_ids
+from audiolm.tokens.store import TokenStoreWriter, create_store, seal, store_description, written_ids
 
 
 class TokenizeStage(StageModule):
@@ -86,11 +86,12 @@ class TokenizeStage(StageModule):
         manifest = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
         made_by = {**self.made_by, "manifest": manifest.digest}
         if self.global_rank == 0:
-            described = self.folder / "spec.json"
-            if described.exists() and json.loads(described.read_text())["made_by"] != made_by:
+            if (self.folder / "spec.json").exists() and store_description(self.folder) != (self.spec, made_by):
                 aside = set_aside(self.folder)
                 print(f"{self.folder} was made by other checkpoints or of other audio: moved to {aside}.")
             create_store(self.folder, self.spec, made_by)
+            if not {utterance.id for utterance in manifest.utterances} - self.finished_utterances():
+                self._seal()  # killed between the last utterance and the seal: there will be nothing to predict
         self.trainer.strategy.barrier()
         self._writer: TokenStoreWriter | None = None
 
@@ -141,7 +142,11 @@ class TokenizeStage(StageModule):
             self._writer.close()
         if dist.is_initialized():
             dist.barrier()
-        if self.global_rank or (self.folder / "sealed.json").exists():
+        if self.global_rank == 0:
+            self._seal()
+
+    def _seal(self) -> None:
+        if (self.folder / "sealed.json").exists():
             return
         every = {utterance.id for utterance in self.trainer.datamodule.manifest.utterances}  # type: ignore[attr-defined]
         rejected = self._rejected()

@@ -105,7 +105,7 @@ class TokenStoreWriter:
 
     def __init__(self, folder: Path | str, *, name: str = "rank0") -> None:
         self.folder = Path(folder)
-        self.spec = _read_spec(self.folder)[0]
+        self.spec = store_description(self.folder)[0]
         if (self.folder / "sealed.json").exists():
             raise StoreError(f"{self.folder} is sealed: nothing can be added. Choose another folder for more tokens.")
         if not re.fullmatch(r"[\w-]+", name):
@@ -193,7 +193,13 @@ def written_ids(folder: Path | str) -> set[str]:
     return {entry.id for _, entry in _entries(Path(folder))}
 
 
-def _read_spec(folder: Path) -> tuple[TokenSpec, dict[str, Any]]:
+def store_description(folder: Path) -> tuple[TokenSpec, dict[str, Any]]:
+    """What the tokens of a store are, and what made them; the store may still be unsealed.
+
+    Raises:
+        FileNotFoundError: if there is no store, naming the command that makes one.
+        StoreError: if another version wrote it.
+    """
     found = read_json(folder / "spec.json", made_by=MADE_BY)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise StoreError(f"{folder / 'spec.json'} is not of format {FORMAT}: another version of this project wrote it.")
@@ -202,7 +208,7 @@ def _read_spec(folder: Path) -> tuple[TokenSpec, dict[str, Any]]:
 
 def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
     """Every whole utterance of every part, in a fixed order; a torn last line and what it speaks of are left out."""
-    levels = _read_spec(folder)[0].levels
+    levels = store_description(folder)[0].levels
     for lines in sorted((folder / "parts").glob("*.jsonl")):
         units_bytes = lines.with_suffix(".units").stat().st_size if lines.with_suffix(".units").exists() else 0
         codes_bytes = lines.with_suffix(".codes").stat().st_size if lines.with_suffix(".codes").exists() else 0
@@ -303,7 +309,7 @@ class TokenStore:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.spec, self.made_by = _read_spec(self.folder)
+        self.spec, self.made_by = store_description(self.folder)
         if not (self.folder / "sealed.json").exists():
             raise StoreError(
                 f"{self.folder} is not sealed: tokenizing has not finished. Run the tokenize stage again; it continues."
