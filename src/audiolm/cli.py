@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Threads that wait for each other should soon sleep instead of spinning. With the default, one other busy process made a
-# training step on two cores fifteen times slower; with this, three times, and on a quiet machine it costs nothing.
+# Threads that wait for each other should soon sleep instead of spinning: with the default, other busy processes on the same
+# cores made a training step up to fifteen times slower; on a quiet machine a short spin costs nothing that can be measured.
 # GNU OpenMP reads it when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
