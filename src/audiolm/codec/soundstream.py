@@ -1,12 +1,14 @@
 """SoundStream: a causal neural codec, waveform to residual-VQ codes and back."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiolm.checkpoint import StageCheckpoint
+from audiolm.codec.codec import Codec
 from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.layers import Decoder, Encoder, NormalisedWeight
 from audiolm.codec.quantizer import Quantized, ResidualQuantizer
@@ -22,7 +24,7 @@ class Reconstruction:
     quantized: Quantized
 
 
-class SoundStream(nn.Module):
+class SoundStream(Codec):
     """Encoder, residual quantizer, decoder. `forward` trains; `encode` and `decode` use what was learned.
 
     Strictly causal, the left edge included: a frame depends on no sample after its own end, a decoded sample on no
@@ -54,7 +56,7 @@ class SoundStream(nn.Module):
         Raises:
             ValueError: if configuration or weights are not those of this codec.
         """
-        codec = cls(SoundStreamConfig.from_dict(checkpoint.config))
+        codec = cls(SoundStreamConfig.from_dict({k: v for k, v in checkpoint.config.items() if k != "kind"}))
         try:
             codec.load_state_dict(checkpoint.weights)
         except RuntimeError as error:
@@ -138,6 +140,15 @@ class SoundStream(nn.Module):
             audio.append(self.decoder(latents)[:, (start - first) * hop :].float())
         return torch.cat(audio, dim=1)
 
+    def embed(self, codes: Tensor) -> Tensor:
+        """See `Codec.embed`."""
+        self._check_codes(codes)
+        return self.quantizer.decode(codes.long())
+
+    def config_dict(self) -> dict[str, Any]:
+        """See `Codec.config_dict`."""
+        return {"kind": "soundstream", **self.config.as_dict()}
+
     def fold_weights(self) -> "SoundStream":
         """Multiply the weight normalisation out, once, for faster inference; either kind's weights load into either."""
         for module in self.modules():
@@ -148,33 +159,9 @@ class SoundStream(nn.Module):
     def _whole_frames(self, audio: Tensor) -> Tensor:
         return F.pad(audio, (0, -audio.size(1) % self.hop_samples))
 
-    def _check_audio(self, audio: Tensor) -> None:
-        if audio.ndim != 2 or not audio.is_floating_point() or audio.size(0) < 1 or audio.size(1) < 1:
-            raise ValueError(
-                "audio must be floating point of shape (batch, samples) with at least one sample, got "
-                f"{audio.dtype} of shape {tuple(audio.shape)}. For one recording, pass `audio[None]`; mix several "
-                "channels down first."
-            )
-        if not audio.isfinite().all():
-            raise ValueError("audio holds NaN or infinity: the recording is damaged, or was divided by a zero level")
-
     def _check_trained(self) -> None:
         if not self.quantizer.ready:
             raise ValueError(
                 "this codec has no codebooks yet: they are initialised after "
                 f"{self.quantizer.pool_frames} training frames. Load trained weights, or train longer (`make codec`)."
-            )
-
-    def _check_codes(self, codes: Tensor) -> None:
-        if codes.ndim != 3 or codes.is_floating_point() or codes.dtype == torch.bool or codes.size(2) < 1:
-            raise ValueError(
-                "codes must be integers of shape (batch, levels, frames) with at least one frame, got "
-                f"{codes.dtype} of shape {tuple(codes.shape)}"
-            )
-        if not 1 <= codes.size(1) <= self.levels:
-            raise ValueError(f"codes must have 1 to {self.levels} levels (coarsest first), got {codes.size(1)}")
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
-            raise ValueError(
-                f"codes must be 0 to {self.codebook_size - 1}, found {int(codes.min())} to {int(codes.max())}. They "
-                "were probably made by another codec, or still carry a level's offset."
             )

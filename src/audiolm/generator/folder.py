@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
-from audiolm.codec.soundstream import SoundStream
+from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, write_json
 from audiolm.generator.card import model_card
 from audiolm.generator.model import AudioLM, LanguageModel
@@ -116,7 +116,7 @@ def load_generator(folder: Path) -> AudioLM:
         raise GeneratorError(f"{folder / 'config.json'} is not a generator of format {FORMAT}.")
     spec = TokenSpec.from_dict(config.get("spec", {}), source=str(folder / "config.json"))
     try:
-        codec = SoundStream.from_checkpoint(_part(folder, "codec", config))
+        codec = rebuild_codec(_part(folder, "codec", config))
         tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
         stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {}
         for stage in get_args(Stage):

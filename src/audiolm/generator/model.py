@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audiolm.audio import SHORTEST_SECONDS, is_silent
-from audiolm.codec.soundstream import SoundStream
+from audiolm.codec.codec import Codec
 from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
 from audiolm.lm.decoding import decode
@@ -92,7 +92,7 @@ class AudioLM:
         self,
         *,
         spec: TokenSpec,
-        codec: SoundStream,
+        codec: Codec,
         tokenizer: SemanticTokenizer,
         stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel],
         units_per_second: float,

@@ -106,7 +106,7 @@ class CodecStage(StageModule):
 
     def config_dict(self) -> dict[str, Any]:
         """What rebuilds the codec: the discriminators are not needed after training."""
-        return self.codec.as_dict()
+        return self.model.config_dict()
 
     def configure_optimizers(self) -> tuple[list[AdamW], list[LambdaLR]]:
         if self.trainer.precision == "16-mixed":

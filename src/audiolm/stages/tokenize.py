@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from audiolm.checkpoint import load_stage_checkpoint
-from audiolm.codec.soundstream import SoundStream
+from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import set_aside
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
@@ -48,7 +48,7 @@ class TokenizeStage(StageModule):
         tokenizer_checkpoint = load_stage_checkpoint(
             tokenizer or self.root / "tokenizer" / "best.ckpt", stage="tokenizer"
         )
-        self.codec = SoundStream.from_checkpoint(codec_checkpoint)
+        self.codec = rebuild_codec(codec_checkpoint)
         self.tokenizer = SemanticTokenizer.from_checkpoint(tokenizer_checkpoint)
         if self.codec.sample_rate_hz != self.tokenizer.sample_rate_hz:
             raise ValueError(
