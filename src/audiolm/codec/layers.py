@@ -14,7 +14,6 @@ from torch import Tensor, nn
 KERNEL = 7
 DILATIONS = (1, 3, 9)
 LOUDNESS = 16.0  # speech has an RMS of about 0.06: inside, it has about 1, as the initial weights expect
-RESIDUAL_CONTEXT = sum((KERNEL - 1) * dilation for dilation in DILATIONS)  # 78 positions seen by three residual units
 
 
 class NormalisedWeight(nn.Module):
@@ -36,9 +35,13 @@ class NormalisedWeight(nn.Module):
         return self.direction if self.folded else self.direction * (self.gain / self._norm())
 
     def fold(self) -> None:
-        """Store the product, so that inference need not compute it. Training goes on only from an unfolded module."""
+        """Store the product, so that inference need not compute it. Training goes on only from an unfolded module.
+
+        It is stored with the channels last, as `codec.streaming` convolves.
+        """
         with torch.no_grad():
-            self.direction.copy_(self.direction * (self.gain / self._norm()))
+            product = self.direction * (self.gain / self._norm())
+            self.direction.data = product.transpose(1, 2).contiguous().transpose(1, 2)
         self.folded = True
 
     def _norm(self) -> Tensor:
@@ -109,7 +112,6 @@ class Encoder(nn.Module):
             layers += [CausalConv1d(channels, 2 * channels, 2 * stride, stride=stride)]
             channels *= 2
         self.layers = nn.Sequential(*layers, nn.ELU(), CausalConv1d(channels, dim, 3))
-        self.context_frames = encoder_context(strides)
 
     def forward(self, audio: Tensor) -> Tensor:
         return self.layers(rearrange(audio * LOUDNESS, "batch samples -> batch 1 samples"))
@@ -130,23 +132,6 @@ class Decoder(nn.Module):
             channels //= 2
             layers += residual_units(channels)
         self.layers = nn.Sequential(*layers, nn.ELU(), CausalConv1d(channels, 1, KERNEL))
-        self.context_frames = decoder_context(strides)
 
     def forward(self, latents: Tensor) -> Tensor:
         return rearrange(self.layers(latents), "batch 1 samples -> batch samples") / LOUDNESS
-
-
-def encoder_context(strides: tuple[int, ...]) -> int:
-    """Frames before a frame that its latent depends on, rounded up; (2, 4, 5, 8): 4994 samples, 16 frames."""
-    past = 2  # positions before the first of a frame, from the last convolution (k=3) back to the audio
-    for stride in reversed(strides):
-        past = past * stride + stride + RESIDUAL_CONTEXT
-    return math.ceil((past + KERNEL - 1) / math.prod(strides))
-
-
-def decoder_context(strides: tuple[int, ...]) -> int:
-    """Frames before a frame that its audio depends on; (2, 4, 5, 8): 20 frames."""
-    past = KERNEL - 1
-    for stride in strides:
-        past = math.ceil((past + RESIDUAL_CONTEXT) / stride) + 1
-    return past + KERNEL - 1

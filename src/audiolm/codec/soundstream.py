@@ -12,8 +12,9 @@ from audiolm.codec.codec import Codec
 from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.layers import Decoder, Encoder, NormalisedWeight
 from audiolm.codec.quantizer import Quantized, ResidualQuantizer
+from audiolm.codec.streaming import State, decode_frames, encode_frames
 
-CHUNK_FRAMES = 1500  # encoded or decoded at a time: 30 s at 50 Hz, which bounds memory for recordings of any length
+CHUNK_FRAMES = 250  # encoded or decoded at a time: bounds memory; more than 5 s at 50 Hz fall out of the caches
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,11 @@ class SoundStream(Codec):
 
     @torch.no_grad()
     def encode(self, audio: Tensor, *, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
-        """Turn waveforms into residual-VQ codes.
+        """Turn waveforms into residual-VQ codes; see `Codec.encode`, and `streaming.EncoderStream` for live audio.
 
         Args:
             audio: (batch, samples) float in [-1, 1], mono, at `self.sample_rate_hz`, at least one sample.
-            chunk_frames: frames encoded at a time. Each chunk is given the audio it depends on before it, so the
-                codes do
-                not depend on this number; memory does.
+            chunk_frames: frames encoded at a time. The codes do not depend on this number; memory does.
 
         Returns:
             (batch, levels, frames) int64 in [0, codebook_size), coarsest level first, frames = ceil(samples /
@@ -107,38 +106,21 @@ class SoundStream(Codec):
         Source: SoundStream, section III. Causal: a frame depends on no sample after its own end.
         """
         self._check_audio(audio)
-        self._check_trained()
-        audio, hop, context = self._whole_frames(audio), self.hop_samples, self.encoder.context_frames
-        codes = []
-        for start in range(0, audio.size(1) // hop, chunk_frames):
-            first = max(0, start - context)
-            latents = self.encoder(audio[:, first * hop : (start + chunk_frames) * hop])
-            codes.append(self.quantizer.encode(latents[..., start - first :]))
-        return torch.cat(codes, dim=2)
+        self.require_trained()
+        state: State = {}
+        chunks = self._whole_frames(audio).split(chunk_frames * self.hop_samples, dim=1)
+        return torch.cat([self.quantizer.encode(encode_frames(self.encoder, chunk, state)) for chunk in chunks], dim=2)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, *, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
-        """Turn codes into waveforms; any prefix of the levels gives the whole signal, the coarser the shorter.
-
-        Args:
-            codes: (batch, 1 to `levels` levels, frames) integers in [0, codebook_size), coarsest level first.
-            chunk_frames: frames decoded at a time; the audio does not depend on it.
-
-        Returns:
-            (batch, frames * hop_samples) float32.
-
-        Raises:
-            ValueError: if `codes` has another shape or type, or holds a code outside the codebook.
+        """Turn codes into waveforms; see `Codec.decode`. Any prefix of the levels gives the whole signal, the coarser
+        the shorter; the audio does not depend on `chunk_frames`, the frames decoded at a time.
         """
         self._check_codes(codes)
-        self._check_trained()
-        hop, context = self.hop_samples, self.decoder.context_frames
-        audio = []
-        for start in range(0, codes.size(2), chunk_frames):
-            first = max(0, start - context)
-            latents = self.quantizer.decode(codes[..., first : start + chunk_frames].long())
-            audio.append(self.decoder(latents)[:, (start - first) * hop :].float())
-        return torch.cat(audio, dim=1)
+        self.require_trained()
+        state: State = {}
+        chunks = codes.long().split(chunk_frames, dim=2)
+        return torch.cat([decode_frames(self.decoder, self.quantizer.decode(c), state) for c in chunks], dim=1)
 
     def embed(self, codes: Tensor) -> Tensor:
         """See `Codec.embed`."""
@@ -149,17 +131,25 @@ class SoundStream(Codec):
         """See `Codec.config_dict`."""
         return {"kind": "soundstream", **self.config.as_dict()}
 
-    def fold_weights(self) -> "SoundStream":
-        """Multiply the weight normalisation out, once, for faster inference; either kind's weights load into either."""
+    def fold_weights(self, dtype: torch.dtype = torch.float32) -> "SoundStream":
+        """Prepare for inference: multiply the weight normalisation out, freeze; either kind's weights load into either.
+
+        Args:
+            dtype: of the convolutions. `torch.bfloat16` is faster where the hardware multiplies it; a few codes of the
+                finer levels then differ. Codebooks and distances stay float32.
+        """
         for module in self.modules():
             if isinstance(module, NormalisedWeight):
                 module.fold()
+        self.encoder.to(dtype)
+        self.decoder.to(dtype)
         return self.eval().requires_grad_(False)
 
     def _whole_frames(self, audio: Tensor) -> Tensor:
         return F.pad(audio, (0, -audio.size(1) % self.hop_samples))
 
-    def _check_trained(self) -> None:
+    def require_trained(self) -> None:
+        """Raise ValueError if there are no codebooks yet."""
         if not self.quantizer.ready:
             raise ValueError(
                 "this codec has no codebooks yet: they are initialised after "
