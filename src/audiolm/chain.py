@@ -21,7 +21,8 @@ def check_chain(root: Path, *, data: str, preset: str, codec: str = "", configs:
         configs: folder that holds `lightning.yaml` and `stages/`; by default the working directory.
 
     Raises:
-        ChainError: if the folder belongs to other data, another preset or another codec, naming `RUN=`; or if the preset does not exist.
+        ChainError: if the folder belongs to other data, another preset or another codec, naming `RUN=`; or if the preset
+            does not exist.
         FileNotFoundError: if `data` is not there.
     """
     configs = configs or Path.cwd()

@@ -186,7 +186,7 @@ class PretrainedCodec(Codec):
         """Moving to another device: Mimi keeps its codebooks in a cache that would stay behind."""
         for module in self.modules():
             if hasattr(module, "_embed"):
-                module._embed = None
+                module._embed = None  # type: ignore[assignment]
         return super()._apply(fn, recurse)
 
 

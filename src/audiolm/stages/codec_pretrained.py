@@ -45,6 +45,9 @@ class PretrainedCodecStage(StageModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning asks for one; without batches it is never called."""
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing to validate either."""
+
     def on_fit_start(self) -> None:
         """Save the codec; the record of the stage is written when the fit ends."""
         self.trainer.save_checkpoint(self.folder / "best.ckpt")
