@@ -73,7 +73,7 @@ class PretrainedCodec(Codec):
         except OSError as error:
             raise FileNotFoundError(
                 f"The codec {name!r} is neither a folder with a transformers model nor can it be downloaded: "
-                f"{str(error).splitlines()[0]}. Without network, download it elsewhere and name its folder."
+                f"{str(error).splitlines()[0].rstrip('.')}. Without network, download it elsewhere and name its folder."
             ) from error
         codec = cls(config, levels=levels)
         codec.model.load_state_dict(model.state_dict())
