@@ -99,10 +99,8 @@ class PretrainedCodec(Codec):
 
     @property
     def hop_samples(self) -> int:
-        if self.kind == "mimi":
-            return math.prod(self.config.upsampling_ratios) * int(
-                self.config.latent_stride
-            )  # 960 * 2: 12.5 frames per s
+        if self.kind == "mimi":  # 960 * 2: 12.5 frames per second
+            return math.prod(self.config.upsampling_ratios) * int(self.config.latent_stride)
         return int(self.config.hop_length)
 
     @property
