@@ -5,6 +5,7 @@ SHELL := bash
 
 DATA ?=
 PRESET ?= demo
+CODEC ?=
 RUN ?=
 DEVICES ?= auto
 NODES ?= 1
@@ -19,8 +20,10 @@ READY := .venv/ready
 AUDIOLM := $(BIN)/audiolm
 CHAIN := $(ROOT)/chain.json
 
+# the codec is trained, or is a public one; that has one configuration for all presets
+CODEC_STAGE := $(if $(CODEC),codec_pretrained,codec)
 # a stage's configurations: the paper's, then the preset's overlay
-configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),stages/$(PRESET)/$(1).yaml)
+configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out codec_pretrained,$(1)),stages/$(PRESET)/$(1).yaml))
 lightning = $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
 	--trainer.devices $(DEVICES) --trainer.num_nodes $(NODES) --trainer.strategy $(STRATEGY)
 
@@ -33,6 +36,7 @@ help: ## this list
 	@echo "Knobs:"
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
 	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper"
+	@echo "  CODEC=NAME      a public codec instead of a trained one: name or folder of an EnCodec, DAC or Mimi"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=auto NODES=1 STRATEGY=auto    processes per node, nodes, and auto | ddp | …"
 
@@ -66,12 +70,12 @@ train-all: report ## every stage, the generator, continuations and a report
 	@echo "         $$(ls $(ROOT)/samples/*.wav | head -1)   and $$(ls $(ROOT)/samples/*.wav | wc -l) wav files in all"
 	@echo "Speak:   $(BIN)/audiolm generate --generator $(ROOT)/generator --prompt some.wav --seconds 7 --out out/"
 
-# Refuses another DATA or PRESET in the same chain. Runs first, every time; a prerequisite by order only.
+# Refuses another DATA, PRESET or CODEC in the same chain. Runs first, every time; a prerequisite by order only.
 chain: $(READY)
-	@$(AUDIOLM) chain --root $(ROOT) --data "$(DATA)" --preset $(PRESET)
+	@$(AUDIOLM) chain --root $(ROOT) --data "$(DATA)" --preset $(PRESET) --codec "$(CODEC)"
 
 corpus: $(ROOT)/manifest.jsonl ## the list of utterances            DATA -> manifest.jsonl
-codec: $(ROOT)/codec/done.json ## SoundStream                       audio -> codec/
+codec: $(ROOT)/codec/done.json ## SoundStream, or CODEC             audio -> codec/
 tokenizer: $(ROOT)/tokenizer/done.json ## units: features, k-means         audio -> tokenizer/
 tokens: $(ROOT)/tokens/sealed.json ## both token streams               audio, codec, tokenizer -> tokens/
 semantic: $(ROOT)/semantic/done.json ## semantic LM                       tokens/ -> semantic/
@@ -87,8 +91,8 @@ $(ROOT)/demo-corpus/demo-corpus.json: | chain
 $(ROOT)/manifest.jsonl: $(if $(DATA),,$(ROOT)/demo-corpus/demo-corpus.json) | chain
 	$(AUDIOLM) prepare --data "$(CORPUS)" --root $(ROOT)
 
-$(ROOT)/codec/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,codec) | chain
-	$(call lightning,fit,codec) --ckpt_path last
+$(ROOT)/codec/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,$(CODEC_STAGE)) | chain
+	$(call lightning,fit,$(CODEC_STAGE)) $(if $(CODEC),--model.name "$(CODEC)") --ckpt_path last
 
 $(ROOT)/tokenizer/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,tokenizer) | chain
 	$(call lightning,fit,tokenizer)

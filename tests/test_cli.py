@@ -24,12 +24,23 @@ def test_a_chain_belongs_to_one_corpus_and_one_preset(tmp_path: Path) -> None:
     root = tmp_path / "root"
     check_chain(root, data=str(data), preset="demo", configs=REPOSITORY)
     check_chain(root, data=str(data), preset="demo", configs=REPOSITORY)
-    for other in ({"data": "", "preset": "demo"}, {"data": str(data), "preset": "small"}):
+    others = ({"data": "", "preset": "demo"}, {"data": str(data), "preset": "small"})
+    for other in (*others, {"data": str(data), "preset": "demo", "codec": "facebook/encodec_24khz"}):
         with pytest.raises(ChainError, match="RUN=NAME"):
             check_chain(root, **other, configs=REPOSITORY)
     stamp = json.loads((root / "chain.json").read_text())
     assert stamp["data"] == str(data)
     assert "stages/demo/codec.yaml" in stamp["configs"]
+
+
+def test_a_chain_stamped_before_there_were_other_codecs_goes_on(tmp_path: Path) -> None:
+    check_chain(tmp_path, data="", preset="demo", configs=REPOSITORY)
+    stamp = json.loads((tmp_path / "chain.json").read_text())
+    del stamp["codec"]
+    (tmp_path / "chain.json").write_text(json.dumps(stamp))
+    with pytest.raises(ChainError, match=r"CODEC=\(trained here\) there, some/codec now"):
+        check_chain(tmp_path, data="", preset="demo", codec="some/codec", configs=REPOSITORY)
+    check_chain(tmp_path, data="", preset="demo", configs=REPOSITORY)
 
 
 def test_data_that_is_not_there_and_presets_that_do_not_exist_are_named(tmp_path: Path) -> None:
@@ -121,7 +132,19 @@ def make(*arguments: str) -> str:
 
 def test_make_help_lists_the_targets_and_knobs() -> None:
     text = make("help")
-    for word in ("train-all", "test", "codec", "tokens", "report", "DATA=", "PRESET=", "RUN=", "DEVICES=", "STRATEGY="):
+    for word in (
+        "train-all",
+        "test",
+        "codec",
+        "tokens",
+        "report",
+        "DATA=",
+        "PRESET=",
+        "CODEC=",
+        "RUN=",
+        "DEVICES=",
+        "STRATEGY=",
+    ):
         assert word in text
 
 
@@ -136,6 +159,15 @@ def test_make_passes_the_knobs_on() -> None:
     plan = make("--dry-run", "--always-make", "fine", "PRESET=paper", "DEVICES=8", "NODES=2", "STRATEGY=ddp", "RUN=x")
     assert "-c stages/fine.yaml --root checkpoints/runs/x" in plan
     assert "--trainer.devices 8 --trainer.num_nodes 2 --trainer.strategy ddp" in plan
+
+
+def test_a_public_codec_takes_the_place_of_the_trained_one() -> None:
+    plan = make("--dry-run", "--always-make", "tokens", "CODEC=some/codec", "PRESET=small", "RUN=x")
+    assert '--preset small --codec "some/codec"' in plan
+    assert "fit -c stages/codec_pretrained.yaml --root" in plan
+    assert '--model.name "some/codec"' in plan
+    assert "stages/codec.yaml" not in plan
+    assert "-c stages/tokenize.yaml -c stages/small/tokenize.yaml" in plan
 
 
 def test_the_readmes_commands_exist() -> None:

@@ -1,4 +1,4 @@
-"""The stamp of a chain: which data and which preset its folder belongs to."""
+"""The stamp of a chain: which data, which preset and which codec its folder belongs to."""
 
 import hashlib
 from pathlib import Path
@@ -7,20 +7,22 @@ from audiolm.files import read_json, write_json
 
 
 class ChainError(ValueError):
-    """A chain's folder is asked to serve other data or another preset."""
+    """A chain's folder is asked to serve other data, another preset or another codec."""
 
 
-def check_chain(root: Path, *, data: str, preset: str, configs: Path | None = None) -> None:
-    """Claim a folder for (data, preset), or check that it was claimed for the same; remember the configurations' digests.
+def check_chain(root: Path, *, data: str, preset: str, codec: str = "", configs: Path | None = None) -> None:
+    """Claim a folder for (data, preset, codec), or check that it was claimed for the same; remember the configurations' digests.
 
     Args:
         root: the chain's folder.
         data: the corpus, or "" for the demo corpus.
         preset: demo, small or paper.
+        codec: name or folder of a public codec, or "" for one trained here.
         configs: folder that holds `lightning.yaml` and `stages/`; by default the working directory.
 
     Raises:
-        ChainError: if the folder belongs to other data or another preset, naming `RUN=`; or if the preset does not exist.
+        ChainError: if the folder belongs to other data, another preset or another codec, naming `RUN=`; or if the preset
+            does not exist.
         FileNotFoundError: if `data` is not there.
     """
     configs = configs or Path.cwd()
@@ -30,12 +32,17 @@ def check_chain(root: Path, *, data: str, preset: str, configs: Path | None = No
         raise FileNotFoundError(
             f"DATA={data} is not a folder. Name a Libri-Light or LibriSpeech tree, or a folder of audio."
         )
-    ours = {"data": str(Path(data).resolve()) if data else "", "preset": preset}
+    ours = {
+        "data": str(Path(data).resolve()) if data else "",
+        "preset": preset,
+        "codec": str(Path(codec).resolve()) if codec and Path(codec).is_dir() else codec,
+    }
+    absent = {"data": "(the demo corpus)", "codec": "(trained here)"}
     path = root / "chain.json"
     if path.exists():
-        found = read_json(path, made_by="make train-all")
+        found = {"codec": "", **read_json(path, made_by="make train-all")}  # the first stamps knew of no other codec
         differing = [
-            f"{key.upper()}={found.get(key) or '(the demo corpus)'} there, {ours[key] or '(the demo corpus)'} now"
+            f"{key.upper()}={found.get(key) or absent.get(key)} there, {ours[key] or absent.get(key)} now"
             for key in ours
             if found.get(key) != ours[key]
         ]

@@ -44,6 +44,15 @@ def header(stage: str, config: dict[str, Any], sources: dict[str, str]) -> dict[
     return {"format": FORMAT, "stage": stage, "config": config, "sources": sources}
 
 
+def plain(value: Any) -> Any:
+    """JSON's types only, for a header: a checkpoint must load without running code."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     """sha256 over a configuration and the bytes of its weights, as hexadecimal."""
     digest = hashlib.sha256(repr(_sorted(config)).encode())

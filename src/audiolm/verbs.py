@@ -83,10 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     results = add("results", _results, "print a finished chain's numbers as Markdown tables")
     _root(results)
 
-    chain = add("chain", _chain, "claim a chain's folder for a corpus and a preset (the Makefile does this)")
+    chain = add("chain", _chain, "claim a chain's folder for a corpus, a preset and a codec (the Makefile does this)")
     _root(chain)
     chain.add_argument("--data", default="", help="the corpus; empty: the demo corpus")
     chain.add_argument("--preset", default="demo")
+    chain.add_argument("--codec", default="", help="name or folder of a public codec; empty: one is trained")
     return parser
 
 
@@ -223,4 +224,4 @@ def _results(options: argparse.Namespace) -> None:
 def _chain(options: argparse.Namespace) -> None:
     from audiolm.chain import check_chain
 
-    check_chain(options.root, data=options.data, preset=options.preset)
+    check_chain(options.root, data=options.data, preset=options.preset, codec=options.codec)

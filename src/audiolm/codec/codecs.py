@@ -2,6 +2,7 @@
 
 from audiolm.checkpoint import StageCheckpoint
 from audiolm.codec.codec import Codec
+from audiolm.codec.pretrained import PretrainedCodec
 from audiolm.codec.soundstream import SoundStream
 
 
@@ -14,4 +15,6 @@ def rebuild_codec(checkpoint: StageCheckpoint) -> Codec:
     kind = checkpoint.config.get("kind")
     if kind == "soundstream":
         return SoundStream.from_checkpoint(checkpoint)
+    if kind == "pretrained":
+        return PretrainedCodec.from_checkpoint(checkpoint)
     raise ValueError(f"A codec of kind {kind!r} is not known here: made by another version?")

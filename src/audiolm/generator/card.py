@@ -9,8 +9,14 @@ def model_card(spec: TokenSpec, facts: dict[str, Any]) -> str:
     """Markdown: what it was trained on, what it can and cannot do, whom it may harm. Numbers come from the chain.
 
     Args:
-        facts: `train_hours`, `train_speakers`, `data` and the stages' records.
+        facts: `train_hours`, `train_speakers`, `data`, `public_models` and the stages' records.
     """
+    public = facts.get("public_models")
+    besides = (
+        f"The weights of the {' and the '.join(public)} were published by others, who trained on data of theirs."
+        if public
+        else "Nothing else was used."
+    )
     data = facts.get("data", "unnamed data")
     stages = "\n".join(
         f"| {name} | {record['parameters'] / 1e6:.2f} M | {record['steps']} | {record['seconds'] / 60:.1f} min |"
@@ -26,7 +32,7 @@ def model_card(spec: TokenSpec, facts: dict[str, Any]) -> str:
 {demo}Speaks on after a few seconds of sound. Learnt from audio alone: no text, no labels.
 
 ## Data
-{data}: {facts["train_hours"]} hours of {facts["train_speakers"]} speakers to train on. Nothing else was used.
+{data}: {facts["train_hours"]} hours of {facts["train_speakers"]} speakers to train on. {besides}
 
 ## Parts
 | stage | parameters | steps | time |

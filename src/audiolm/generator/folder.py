@@ -51,7 +51,7 @@ def compose(root: Path, out: Path) -> None:
         GeneratorError: if checkpoints come from different chains, naming both sides.
     """
     parts = collect(root)
-    facts = _facts(root)
+    facts = {**_facts(root), "public_models": _public_models(parts)}
     with atomic_path(out) as folder:
         folder.mkdir()
         _save(folder / "codec.safetensors", parts.codec.weights)
@@ -172,6 +172,16 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
         raise GeneratorError(
             f"{path} does not fit the sizes in config.json: {str(error).splitlines()[-1].strip()}"
         ) from error
+
+
+def _public_models(parts: Parts) -> list[str]:
+    """The parts whose weights come from elsewhere, for the model card."""
+    configs = {"codec": parts.codec.config, "encoder": parts.tokenizer.config["encoder"]}
+    return [
+        f"public {name} ({config['model_config']['model_type']})"
+        for name, config in configs.items()
+        if config["kind"] == "pretrained"
+    ]
 
 
 def _facts(root: Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class AudioLM:
         rows = []
         for number, name in enumerate(self._names(ids, len(recordings))):
             recording = self._checked(recordings[number], name)
-            units = self.tokenizer.encode(recording[None].to(self.device))[0].cpu()
+            units = self._units(recording)
             codes = torch.zeros(self.spec.levels, 0, dtype=torch.int64)
             prompt_units = units[:0]
             if voices is not None:
@@ -256,8 +256,15 @@ class AudioLM:
         """Units (T_S,) and codes (levels, T_A) of a prompt, cut to whole frames of both streams."""
         prompt = prompt[: len(prompt) // self.spec.aligned_samples * self.spec.aligned_samples].to(self.device)
         if not len(prompt):
-            raise ValueError(f"The prompt is shorter than one semantic frame ({self.spec.aligned_samples} samples).")
-        return self.tokenizer.encode(prompt[None])[0].cpu(), self.codec.encode(prompt[None])[0].cpu()
+            raise ValueError(
+                "The prompt is shorter than one stretch that is whole in units and frames alike "
+                f"({self.spec.aligned_samples} samples)."
+            )
+        return self._units(prompt), self.codec.encode(prompt[None])[0].cpu()
+
+    def _units(self, audio: Tensor) -> Tensor:
+        """Units (T_S,), with repeats, of audio (samples,) at the generator's rate, which need not be the tokenizer's."""
+        return self.tokenizer.encode(audio[None].to(self.device), sample_rate_hz=self.spec.sample_rate_hz)[0].cpu()
 
     def _row(self, name: str, plan: Tensor, codes: Tensor, samples: int) -> _Row:
         coarse = codes[: self.spec.coarse_levels]
@@ -344,8 +351,7 @@ class AudioLM:
 
     def _heard(self, coarse: Tensor, *, last_frames: int | None = None) -> Tensor:
         """Units, without repeats, in the audio of some coarse codes (or in its last frames)."""
-        audio = self.codec.decode(coarse[None].to(self.device)).float()
-        units = self.tokenizer.encode(audio)[0].cpu()
+        units = self._units(self.codec.decode(coarse[None].to(self.device))[0].float())
         if last_frames is not None:
             units = units[-self.spec.semantic_frames(last_frames * self.spec.hop_samples) :]
         return remove_repeats(units)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
 
+from audiolm.checkpoint import plain
 from audiolm.semantic.encoder import Encoder
 
 WAVEFORM_MODELS = ("hubert", "wavlm", "wav2vec2")
@@ -74,7 +75,7 @@ class PretrainedEncoder(Encoder):
             ValueError,
         ):  # a folder with a model alone: these published models normalise if their layers do
             normalize = getattr(model.config, "feat_extract_norm", "") == "layer"
-        encoder = cls(_plain(model.config.to_dict()), layer=layer, normalize=normalize)
+        encoder = cls(plain(model.config.to_dict()), layer=layer, normalize=normalize)
         encoder.model.load_state_dict(model.state_dict())
         return encoder
 
@@ -132,12 +133,3 @@ class PretrainedEncoder(Encoder):
             "layer": self.layer,
             "normalize": self.normalize,
         }
-
-
-def _plain(value: Any) -> Any:
-    """JSON's types only: a checkpoint must load without running code."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

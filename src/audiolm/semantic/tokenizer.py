@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audiolm.audio import resample
 from audiolm.checkpoint import StageCheckpoint
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import rebuild_encoder
@@ -51,18 +52,23 @@ class SemanticTokenizer(nn.Module):
         return (features - self.mean) / self.deviation
 
     @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
+    def encode(self, audio: Tensor, *, sample_rate_hz: int | None = None) -> Tensor:
         """Turn waveforms into units.
 
         Args:
-            audio: (batch, samples) float32 mono in [-1, 1], at `sample_rate_hz`.
+            audio: (batch, samples) float32 mono in [-1, 1].
+            sample_rate_hz: the audio's rate, a multiple of `rate_hz`: audio of another rate than the encoder's is
+                resampled. By default the encoder's.
 
         Returns:
             (batch, frames) int64 in [0, clusters), frames = ceil(samples / (sample_rate_hz / rate_hz)), repeats included.
+            Resampling does not change that number: ceil(ceil(x) / n) = ceil(x / n).
 
         Raises:
             ValueError: if `audio` is not two-dimensional or has no samples.
         """
+        if sample_rate_hz is not None:
+            audio = resample(audio, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
         features = self.normalize(self.encoder(audio).float())
         flat = features.reshape(-1, features.shape[-1])
         units = torch.cat([self.nearest(chunk) for chunk in flat.split(CHUNK_FRAMES)])

@@ -1,8 +1,9 @@
 """Every class that a stage YAML may name."""
 
 from audiolm.stages.codec import CodecStage
+from audiolm.stages.codec_pretrained import PretrainedCodecStage
 from audiolm.stages.language_model import LanguageModelStage
 from audiolm.stages.tokenize import TokenizeStage
 from audiolm.stages.tokenizer import TokenizerStage
 
-__all__ = ["CodecStage", "LanguageModelStage", "TokenizeStage", "TokenizerStage"]
+__all__ = ["CodecStage", "LanguageModelStage", "PretrainedCodecStage", "TokenizeStage", "TokenizerStage"]

@@ -19,6 +19,7 @@ from audiolm.tokens.store import TokenStoreWriter, create_store, seal, store_des
 class TokenizeStage(StageModule):
     """Writes units and codes of every utterance of the manifest to `<root>/tokens`.
 
+    Audio is read at the codec's rate, which is the spec's; a tokenizer of another rate hears it resampled.
     Killed and started again, on any number of processes, it goes on with the utterances that are not there yet. Recordings
     that turn out defective (truncated, NaN, silent throughout) are listed in `tokens/rejected.jsonl` and counted.
 
@@ -29,7 +30,7 @@ class TokenizeStage(StageModule):
         max_rejected_share: the share of defective utterances past which nothing is sealed.
 
     Raises:
-        ValueError: if codec and tokenizer want audio of different rates, or their rates do not fit together.
+        ValueError: if the rates of codec and tokenizer do not fit together, or the codec has fewer than `coarse_levels`.
     """
 
     stage = "tokenize"
@@ -50,11 +51,6 @@ class TokenizeStage(StageModule):
         )
         self.codec = rebuild_codec(codec_checkpoint)
         self.tokenizer = SemanticTokenizer.from_checkpoint(tokenizer_checkpoint)
-        if self.codec.sample_rate_hz != self.tokenizer.sample_rate_hz:
-            raise ValueError(
-                f"The codec works at {self.codec.sample_rate_hz} Hz, the tokenizer at {self.tokenizer.sample_rate_hz} Hz: "
-                "train both for the same sample rate."
-            )
         self.spec = TokenSpec(
             sample_rate_hz=self.codec.sample_rate_hz,
             hop_samples=self.codec.hop_samples,
@@ -119,7 +115,7 @@ class TokenizeStage(StageModule):
         with torch.autocast(
             batch.audio.device.type, enabled=False
         ):  # tokens must not depend on the trainer's precision
-            units = self.tokenizer.encode(batch.audio)[0]
+            units = self.tokenizer.encode(batch.audio, sample_rate_hz=self.sample_rate_hz)[0]
             codes = self.codec.encode(batch.audio)[0]
         if self._writer is None:
             self._writer = TokenStoreWriter(self.folder, name=f"rank{self.global_rank}")

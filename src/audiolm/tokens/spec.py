@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+LONGEST_ALIGNED_SECONDS = 1  # crops and prompts are multiples of what is whole in both streams
+
 
 @dataclass(frozen=True)
 class TokenSpec:
@@ -13,7 +15,8 @@ class TokenSpec:
     token store. Paper values are the defaults, except that K and the semantic rate always come from the tokenizer.
 
     Raises:
-        ValueError: for a rate that does not divide the sample rate, or a level or vocabulary count that cannot be.
+        ValueError: for a rate that does not divide the sample rate, hops that hardly ever meet, or a level or vocabulary
+            count that cannot be.
 
     Source: AudioLM, section IV-B: 16 kHz, 50 Hz acoustic frames, 25 Hz units, K = 1024, Q = 12, Q' = 4, N = 1024.
     """
@@ -32,11 +35,21 @@ class TokenSpec:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"TokenSpec.{field.name} must be a whole number of at least 1, got {value!r}")
         if self.coarse_levels > self.levels:
-            raise ValueError(f"coarse_levels must be 1 to levels ({self.levels}), got {self.coarse_levels}")
+            raise ValueError(
+                f"coarse_levels must be 1 to levels ({self.levels}), got {self.coarse_levels}. Lower `coarse_levels` of the "
+                "tokenize stage, or use a codec with more levels."
+            )
         if self.sample_rate_hz % self.semantic_rate_hz:
             raise ValueError(
                 f"semantic_rate_hz ({self.semantic_rate_hz}) does not divide sample_rate_hz ({self.sample_rate_hz}): "
                 "a unit would not cover a whole number of samples. Choose a rate such as 25 or 50."
+            )
+        if self.aligned_samples > LONGEST_ALIGNED_SECONDS * self.sample_rate_hz:
+            raise ValueError(
+                f"Frames of {self.hop_samples} samples and units of {self.semantic_hop_samples} samples meet only every "
+                f"{self.aligned_samples / self.sample_rate_hz:.2f} s at {self.sample_rate_hz} Hz, and windows and prompts are "
+                f"multiples of that (at most {LONGEST_ALIGNED_SECONDS} s). Take a codec whose hop fits: 320 samples at 16 or "
+                "24 kHz, for example (descript/dac_24khz rather than dac_44khz)."
             )
         if max(self.codebook_size, self.clusters) > 2**16:
             raise ValueError("codebook_size and clusters must be at most 65536: tokens are stored as 16-bit numbers")
