@@ -121,7 +121,10 @@ def load_generator_codec(folder: Path) -> Codec:
     Raises:
         FileNotFoundError, GeneratorError, ValueError: as `load_generator`.
     """
-    return rebuild_codec(_part(folder, "codec", _config(folder)))
+    config = _config(folder)
+    if "codec" not in config:
+        raise GeneratorError(f"{folder / 'config.json'} names no codec: it is damaged or of another version.")
+    return rebuild_codec(_part(folder, "codec", config))
 
 
 def load_generator(folder: Path) -> AudioLM:
