@@ -76,7 +76,7 @@ def _print_table(pooled: "list[Pooled]", settings: "Settings", *, clips: int) ->
     for row in pooled:
         error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
         mark = " *" if row.empty else ""
-        text = "–" if row.mean is None else f"{row.mean:.3f}{error}{mark}"
+        text = "–" if row.mean is None else f"{row.mean:.4g}{error}{mark}"
         cells.setdefault((row.levels, row.bitrate_bps), []).append(text)
     for (levels, bitrate), texts in cells.items():
         table.add_row(str(levels), f"{bitrate / 1000:g}", *texts)

@@ -116,15 +116,14 @@ def _picture(pooled: Sequence[Pooled], settings: Settings) -> bytes:
     """Every measure against the bitrate; bars are standard errors."""
     titles = settings.titles()
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * min(3, len(titles)), 2.5 * -(-len(titles) // 3)), layout="constrained")
-        all_axes = figure.subplots(-(-len(titles) // 3), min(3, len(titles)), squeeze=False).flat
-        for axes in list(all_axes)[len(titles) :]:
-            axes.set_visible(False)
-        for axes, (name, title) in zip(all_axes, titles.items(), strict=False):
+        rows, columns = -(-len(titles) // 3), min(3, len(titles))
+        figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+        for place, (name, title) in enumerate(titles.items(), start=1):
+            axes = figure.add_subplot(rows, columns, place)
             points = [row for row in pooled if row.measure == name and row.mean is not None]
             axes.errorbar(
                 [row.bitrate_bps / 1000 for row in points],
-                [row.mean for row in points],
+                np.array([row.mean for row in points], dtype=float),
                 yerr=[row.standard_error or 0.0 for row in points],
                 color=BLUE,
                 marker="o",
