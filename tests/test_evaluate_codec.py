@@ -115,6 +115,12 @@ def test_silence_and_snippets_are_refused_instead_of_scored(measure: str, speech
         function(speech[:-1], speech)
 
 
+def test_pesq_refuses_clips_that_would_end_the_process() -> None:
+    long = tones_and_noise(61 * 16000)
+    with pytest.raises(NotMeasurableError, match="longer than 60 s"):
+        needed("pesq")(long, long)
+
+
 def test_the_mapping_of_visqol_is_the_one_that_was_asked_for(speech: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     needed("visqol")
     noisy = speech + 0.01 * torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))

@@ -89,7 +89,7 @@ def _measured(codec: Codec, clips: Sequence[Clip], settings: Settings, workers: 
     except BrokenProcessPool as error:
         raise ValueError(
             f"a measuring process died near {pending[0][0] if pending else 'the last clip'}: memory ran out, or a package "
-            "crashed on it (PESQ may on long clips: try --max-seconds 20). What was measured is kept; --workers 1 shows more."
+            "crashed on it (PESQ does on clips of many utterances: try --max-seconds 20). What was measured is kept."
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from audiolm.audio import is_silent
 
 RATE_HZ = 16000  # of every waveform given here
+PESQ_MOST_SECONDS = 60
 VisqolMapping = Literal["polynomial", "polynomial-unscaled", "lattice"]
 VISQOL_MAPPINGS: tuple[VisqolMapping, ...] = get_args(VisqolMapping)
 PACKAGES = {"visqol": "visqol-python", "pesq": "pesq", "stoi": "pystoi"}  # measure to the package that computes it
@@ -81,13 +82,16 @@ def pesq(estimate: Tensor, reference: Tensor) -> float:
         estimate, reference: (samples,) float at 16 kHz, of equal length. Meant for clips of about 8 to 20 s.
 
     Raises:
-        NotMeasurableError: if a side is silent, it finds no utterance, or the clip is shorter than 0.25 s.
+        NotMeasurableError: if a side is silent, it finds no utterance, or the clip is shorter than 0.25 s or longer than
+            60 s (the C code has room for 50 utterances and ends the process where there are more).
         ValueError: if the package is not installed.
 
     Source: ITU-T P.862.2, in the package `pesq` (the ITU's C code).
     """
     package = _package("pesq")
     theirs, ours = _pair(estimate, reference)
+    if len(theirs) > PESQ_MOST_SECONDS * RATE_HZ:
+        raise NotMeasurableError(f"longer than {PESQ_MOST_SECONDS} s")
     try:
         score = float(package.pesq(RATE_HZ, theirs, ours, "wb"))
     except package.NoUtterancesError as error:
