@@ -27,11 +27,11 @@ configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out 
 lightning = $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
 	--trainer.devices $(DEVICES) --trainer.num_nodes $(NODES) --trainer.strategy $(STRATEGY)
 
-.PHONY: help setup check test train-all chain corpus codec tokenizer tokens semantic coarse fine generator samples report clean
+.PHONY: help setup setup-evaluation check test train-all chain corpus codec tokenizer tokens semantic coarse fine generator samples report clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 20
 	@echo
 	@echo "Knobs:"
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
@@ -52,7 +52,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable ".[$$(command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu),dev]"
 	$(BIN)/python -m audiolm.install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[evaluation]" >.venv/evaluation.log 2>&1 || \
+		echo "Not installed: the packages of ViSQOL, PESQ and STOI (audiolm evaluate codec); they need a C compiler. Everything" \
+		"else works. Later: make setup-evaluation. (The reason is in .venv/evaluation.log)"
 	@touch $@
+
+setup-evaluation: $(READY) ## ViSQOL, PESQ, STOI, if setup could not; needs a C compiler
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[evaluation]"
 
 check: $(READY) ## style and types
 	$(BIN)/ruff check .
@@ -121,5 +127,5 @@ $(ROOT)/report/index.html: $(ROOT)/samples/samples.json | chain
 
 clean: ## remove the chain of RUN (asks first)
 	@read -r -p "Remove $(ROOT) and everything that was trained in it? [y/N] " answer && [ "$$answer" = y ] && \
-		rm -rf $(ROOT)/{demo-corpus,codec,tokenizer,tokens,semantic,coarse,fine,generator,samples,report} \
+		rm -rf $(ROOT)/{demo-corpus,codec,tokenizer,tokens,semantic,coarse,fine,generator,samples,report,evaluation} \
 		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from audiolm.cli import TRAINER_VERBS
+from audiolm.evaluate_verbs import add_evaluate
 
 
 def run_verb(arguments: list[str]) -> None:
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
     results = add("results", _results, "print a finished chain's numbers as Markdown tables")
     _root(results)
+
+    add_evaluate(commands.add_parser("evaluate", help="measure a part: codec", description="Measure a part."))
 
     chain = add("chain", _chain, "claim a chain's folder for a corpus, a preset and a codec (the Makefile does this)")
     _root(chain)

@@ -1,27 +1,17 @@
 """How much of a waveform a codec keeps: functions from arrays to numbers and tables."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from audiolm.codec.codec import Codec
 from audiolm.codec.losses import LOG_FLOOR, mel_spectrogram
 
 MEL_DISTANCE_WINDOW = 1024
 MEL_DISTANCE_BINS = 80
-
-
-class Codec(Protocol):
-    """The surface every codec has."""
-
-    @property
-    def sample_rate_hz(self) -> int: ...
-    @property
-    def levels(self) -> int: ...
-    def encode(self, audio: Tensor) -> Tensor: ...
-    def decode(self, codes: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,39 @@ def mel_distance(estimate: Tensor, reference: Tensor, *, sample_rate_hz: int) ->
     return (logs[0] - logs[1]).abs().mean((1, 2))
 
 
+def check_levels(codec: Codec, levels: Sequence[int]) -> None:
+    """Stop where `codec` does not have one of these numbers of levels.
+
+    Raises:
+        ValueError: naming the numbers it has.
+    """
+    if not all(1 <= count <= codec.levels for count in levels):
+        raise ValueError(f"levels must be 1 to {codec.levels}, the codec's number; got {list(levels)}")
+
+
+@torch.no_grad()
+def reconstruct(codec: Codec, clip: Tensor, *, levels: Sequence[int]) -> dict[int, tuple[Tensor, float]]:
+    """Encode one waveform once, and decode it from several numbers of levels.
+
+    Args:
+        clip: (samples,) float at the codec's rate.
+        levels: as `check_levels` takes them.
+
+    Returns:
+        For every number of levels the reconstruction, (samples,) float32, cut to the clip's length, and the seconds that
+        encoding (all levels) and decoding (these) took.
+    """
+    started = time.perf_counter()
+    codes = codec.encode(clip[None])
+    encoding_seconds = time.perf_counter() - started
+    results = {}
+    for count in levels:
+        started = time.perf_counter()
+        estimate = codec.decode(codes[:, :count])[0, : clip.size(0)]
+        results[count] = estimate, encoding_seconds + time.perf_counter() - started
+    return results
+
+
 def reconstruction_table(codec: Codec, clips: Iterable[Tensor], *, levels: Sequence[int]) -> list[ReconstructionRow]:
     """Reconstruct each clip from several numbers of levels, and measure.
 
@@ -86,15 +109,12 @@ def reconstruction_table(codec: Codec, clips: Iterable[Tensor], *, levels: Seque
     Raises:
         ValueError: for a number of levels outside that range, or without clips.
     """
-    if not all(1 <= count <= codec.levels for count in levels):
-        raise ValueError(f"levels must be 1 to {codec.levels}, the codec's number; got {list(levels)}")
+    check_levels(codec, levels)
     scores: dict[int, list[tuple[float, float]]] = {count: [] for count in levels}
     for clip in clips:
-        codes = codec.encode(clip[None])
-        for count in levels:
-            estimate = codec.decode(codes[:, :count])[:, : clip.size(0)]
-            distance = mel_distance(estimate, clip[None], sample_rate_hz=codec.sample_rate_hz)
-            scores[count].append((float(si_sdr(estimate, clip[None])), float(distance)))
+        for count, (estimate, _) in reconstruct(codec, clip, levels=levels).items():
+            distance = mel_distance(estimate[None], clip[None], sample_rate_hz=codec.sample_rate_hz)
+            scores[count].append((float(si_sdr(estimate[None], clip[None])), float(distance)))
     if not all(scores.values()):
         raise ValueError("no clips to reconstruct: the split is empty, or its iterator was used up")
     rows = []

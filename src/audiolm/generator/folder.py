@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
+from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, write_json
 from audiolm.generator.card import model_card
@@ -109,11 +110,26 @@ def collect(root: Path) -> Parts:
     return Parts(store.spec, codec, tokenizer, stages, float(stages["semantic"].config["units_per_second"]))
 
 
+def is_generator(folder: Path) -> bool:
+    """Whether a folder looks like one that `compose` wrote."""
+    return (folder / "config.json").is_file() and (folder / "codec.safetensors").is_file()
+
+
+def load_generator_codec(folder: Path) -> Codec:
+    """Read only the codec of a generator folder, onto the CPU.
+
+    Raises:
+        FileNotFoundError, GeneratorError, ValueError: as `load_generator`.
+    """
+    config = _config(folder)
+    if "codec" not in config:
+        raise GeneratorError(f"{folder / 'config.json'} names no codec: it is damaged or of another version.")
+    return rebuild_codec(_part(folder, "codec", config))
+
+
 def load_generator(folder: Path) -> AudioLM:
     """Read a generator folder onto the CPU; see `AudioLM.from_pretrained`."""
-    config = read_json(folder / "config.json", made_by=MADE_BY)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise GeneratorError(f"{folder / 'config.json'} is not a generator of format {FORMAT}.")
+    config = _config(folder)
     spec = TokenSpec.from_dict(config.get("spec", {}), source=str(folder / "config.json"))
     try:
         codec = rebuild_codec(_part(folder, "codec", config))
@@ -146,6 +162,13 @@ def load_generator(folder: Path) -> AudioLM:
     )
     spec.require_equal(found, ours=f"{folder}/config.json", theirs="its codec and tokenizer")
     return AudioLM(spec=spec, codec=codec, tokenizer=tokenizer, stages=stages, units_per_second=units_per_second)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json", made_by=MADE_BY)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise GeneratorError(f"{folder / 'config.json'} is not a generator of format {FORMAT}.")
+    return config
 
 
 def _part(folder: Path, name: str, config: dict[str, Any]) -> StageCheckpoint:

@@ -1,0 +1,33 @@
+"""Which codec a command line means: one trained here, or a public one."""
+
+from pathlib import Path
+
+from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.codec.codec import Codec
+from audiolm.codec.codecs import rebuild_codec
+from audiolm.generator.folder import is_generator, load_generator_codec
+
+
+def load_codec(which: str | Path) -> Codec:
+    """The codec that `which` names, on the CPU and ready for inference.
+
+    Args:
+        which: a codec stage's checkpoint (`best.ckpt`), the stage's folder or its chain's, a generator folder, or the name
+            or folder of a public codec.
+
+    Raises:
+        FileNotFoundError: if it is a chain or a checkpoint that is not there, naming the command that makes it.
+        ValueError: if it is damaged, of another stage, or of a kind that is not known here.
+    """
+    path = Path(which)
+    if path.suffix == ".ckpt":
+        return rebuild_codec(load_stage_checkpoint(path, stage="codec"))
+    if is_generator(path):
+        return load_generator_codec(path)
+    if (path / "best.ckpt").exists() or (path / "last.ckpt").exists():
+        return rebuild_codec(load_stage_checkpoint(path / "best.ckpt", stage="codec"))
+    if (path / "codec").is_dir() or (path / "manifest.jsonl").exists():
+        return rebuild_codec(load_stage_checkpoint(path / "codec" / "best.ckpt", stage="codec"))
+    from audiolm.codec.pretrained import PretrainedCodec
+
+    return PretrainedCodec.from_pretrained(str(which))
