@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiolm.manifest import Manifest, read_manifest
@@ -102,6 +103,15 @@ class LibriLightDataModule(L.LightningDataModule):
         if self.view == "tokens":
             return ValidationWindows(self._windows("validation"), self._layout, batch_size=self.batch_size)
         return ValidationCrops(self._reader, self.manifest.split("validation"), batch_size=self.batch_size)
+
+    def validation_clips(self, *, count: int, seconds: float, sample_rate_hz: int) -> list[Tensor]:
+        """The beginnings of `count` validation utterances (fewer if there are no more), (samples,) each: to listen to."""
+        utterances = self.manifest.split("validation")
+        chosen = utterances[:: max(1, len(utterances) // count)][:count]
+        reader = CropReader(
+            self.manifest, sample_rate_hz=sample_rate_hz, window_samples=round(seconds * sample_rate_hz)
+        )
+        return [reader.read(utterance, 0) for utterance in chosen]
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Whole utterances of all splits that the stage has not finished yet, every rank its share."""

@@ -44,6 +44,8 @@ class ResidualQuantizer(nn.Module):
     ema_counts: Tensor
     ema_sums: Tensor
     usage: Tensor
+    replaced: Tensor
+    fresh: Tensor  # entries that the last step put somewhere else
     pool: Tensor
     initialised: Tensor
 
@@ -65,6 +67,8 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("ema_counts", torch.zeros(levels, codebook_size))  # mean use per step
         self.register_buffer("ema_sums", torch.zeros(levels, codebook_size, dim))
         self.register_buffer("usage", torch.zeros(levels, codebook_size, dtype=torch.int64))  # since `reset_usage`
+        self.register_buffer("replaced", torch.zeros(levels, dtype=torch.int64))  # dead entries, since `reset_usage`
+        self.register_buffer("fresh", torch.zeros(levels, codebook_size, dtype=torch.bool), persistent=False)
         self.register_buffer("pool", torch.zeros(0, dim))
         self.register_buffer("initialised", torch.tensor(False))
         self._ready = False  # spares a device synchronisation per step
@@ -145,9 +149,20 @@ class ResidualQuantizer(nn.Module):
         """How many entries are in effective use, (levels,) in [1, codebook_size], in training since `reset_usage`."""
         return perplexity(self.usage)
 
-    def reset_usage(self) -> None:
-        """Begin another interval of `perplexity`."""
-        self.usage.zero_()
+    def reset_usage(self, levels: Tensor | None = None) -> None:
+        """Begin another interval of `perplexity`, for all levels or those chosen by (levels,) bool."""
+        if levels is None:
+            levels = torch.ones_like(self.replaced, dtype=torch.bool)
+        self.usage[levels], self.replaced[levels] = 0, 0
+
+    @torch.no_grad()
+    def follow(self, other: "ResidualQuantizer", *, rate: float) -> None:
+        """Move the codebooks towards another quantizer's by `rate`; entries that were just replaced move at once."""
+        moved = torch.lerp(self.codebooks, other.codebooks, rate)
+        self.codebooks.copy_(torch.where(other.fresh[..., None], other.codebooks, moved))
+        self.ema_counts.copy_(other.ema_counts)
+        self.ema_sums.copy_(other.ema_sums)
+        self.initialised.copy_(other.initialised)
 
     @torch.no_grad()
     def _update(self, inputs: list[Tensor], codes: list[Tensor]) -> None:
@@ -192,6 +207,8 @@ class ResidualQuantizer(nn.Module):
         turn = (dead.cumsum(1) - 1).clamp(min=0)  # the first dead entry takes the first frame, and so on: no duplicates
         dead &= offered.gather(1, turn) > 0
         fresh = fresh.gather(1, turn[..., None].expand_as(fresh))
+        self.fresh.copy_(dead)
+        self.replaced += dead.sum(1)
         start = self.dead_fraction**0.5 * mean
         self.codebooks.copy_(torch.where(dead[..., None], fresh, self.codebooks))
         self.ema_counts.copy_(torch.where(dead, start, self.ema_counts))
@@ -222,6 +239,7 @@ class ResidualQuantizer(nn.Module):
             self.ema_sums[level] = centroids * counts[:, None]
             pool = pool - centroids[index]
         self.pool = self.pool[:0].clone()
+        self.fresh.fill_(True)
         self.initialised.fill_(True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
