@@ -69,18 +69,19 @@ def _sorted(value: Any) -> Any:
     return [_sorted(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def load_stage_checkpoint(path: Path | str, *, stage: str) -> StageCheckpoint:
+def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> StageCheckpoint:
     """Read a checkpoint that `lightning fit` wrote, running no code from it.
 
     Args:
         path: a `best.ckpt` or `last.ckpt`.
-        stage: the stage it has to come from.
+        stage: the stage it has to come from, or several of which one.
 
     Raises:
         FileNotFoundError: if it is not there, naming the command that writes it.
         ValueError: if it is damaged, not ours, of another format, or of another stage.
     """
-    path = Path(path)
+    path, stages = Path(path), (stage,) if isinstance(stage, str) else stage
+    stage = stages[0]  # the one to train if there is nothing
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there. The {stage} stage writes it: run `make {stage}`, "
@@ -96,7 +97,7 @@ def load_stage_checkpoint(path: Path | str, *, stage: str) -> StageCheckpoint:
     found = content.get(HEADER) if isinstance(content, dict) else None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this project in format {FORMAT}: it has no `{HEADER}` header.")
-    if found["stage"] != stage:
+    if found["stage"] not in stages:
         raise ValueError(
             f"{path} is a checkpoint of the {found['stage']} stage, where one of the {stage} stage is needed."
         )
@@ -105,4 +106,6 @@ def load_stage_checkpoint(path: Path | str, *, stage: str) -> StageCheckpoint:
         for name, tensor in content["state_dict"].items()
         if name.startswith(WEIGHTS_PREFIX)
     }
-    return StageCheckpoint(stage, found["config"], weights, found["sources"], int(content.get("global_step", 0)))
+    return StageCheckpoint(
+        found["stage"], found["config"], weights, found["sources"], int(content.get("global_step", 0))
+    )

@@ -33,7 +33,7 @@ class TrainingHealth(nn.Module):
     ) -> None:
         super().__init__()
         self.grace, self.patience, self.usage_patience, self.smoothing = grace, patience, usage_patience, smoothing
-        for name, value in (("loss", 0.0), ("silence", 0.0), ("best", torch.inf)):
+        for name, value in (("loss", 0.0), ("silence", 0.0), ("best", 1e30)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         for name in ("seen", "bad"):
             self.register_buffer(name, torch.tensor(0))

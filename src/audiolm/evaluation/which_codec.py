@@ -5,6 +5,7 @@ from pathlib import Path
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
+from audiolm.evaluation.detokenized import KINDS, load_detokenized
 from audiolm.generator.folder import is_generator, load_generator_codec
 
 
@@ -12,8 +13,8 @@ def load_codec(which: str | Path) -> Codec:
     """The codec that `which` names, on the CPU and ready for inference.
 
     Args:
-        which: a codec stage's checkpoint (`best.ckpt`), the stage's folder or its chain's, a generator folder, or the name
-            or folder of a public codec.
+        which: a codec or detokenizer stage's checkpoint (`best.ckpt`), the stage's folder, or its chain's (its codec), a
+            generator folder, or the name or folder of a public codec.
 
     Raises:
         FileNotFoundError: if it is a chain or a checkpoint that is not there, naming the command that makes it.
@@ -21,13 +22,18 @@ def load_codec(which: str | Path) -> Codec:
     """
     path = Path(which)
     if path.suffix == ".ckpt":
-        return rebuild_codec(load_stage_checkpoint(path, stage="codec"))
+        return _load_trained(path)
     if is_generator(path):
         return load_generator_codec(path)
     if (path / "best.ckpt").exists() or (path / "last.ckpt").exists():
-        return rebuild_codec(load_stage_checkpoint(path / "best.ckpt", stage="codec"))
+        return _load_trained(path / "best.ckpt")
     if (path / "codec").is_dir() or (path / "manifest.jsonl").exists():
-        return rebuild_codec(load_stage_checkpoint(path / "codec" / "best.ckpt", stage="codec"))
+        return _load_trained(path / "codec" / "best.ckpt")
     from audiolm.codec.pretrained import PretrainedCodec
 
     return PretrainedCodec.from_pretrained(str(which))
+
+
+def _load_trained(path: Path) -> Codec:
+    checkpoint = load_stage_checkpoint(path, stage=("codec", *KINDS))
+    return load_detokenized(path, checkpoint) if checkpoint.stage in KINDS else rebuild_codec(checkpoint)

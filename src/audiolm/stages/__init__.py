@@ -2,8 +2,16 @@
 
 from audiolm.stages.codec import CodecStage
 from audiolm.stages.codec_pretrained import PretrainedCodecStage
+from audiolm.stages.detokenizer import DetokenizerStage
 from audiolm.stages.language_model import LanguageModelStage
 from audiolm.stages.tokenize import TokenizeStage
 from audiolm.stages.tokenizer import TokenizerStage
 
-__all__ = ["CodecStage", "LanguageModelStage", "PretrainedCodecStage", "TokenizeStage", "TokenizerStage"]
+__all__ = [
+    "CodecStage",
+    "DetokenizerStage",
+    "LanguageModelStage",
+    "PretrainedCodecStage",
+    "TokenizeStage",
+    "TokenizerStage",
+]
