@@ -35,7 +35,7 @@ help: ## this list
 	@echo
 	@echo "Knobs:"
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
-	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper"
+	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper | piano (paper size, 3 x 16384 codes)"
 	@echo "  CODEC=NAME      a public codec instead of a trained one: name or folder of an EnCodec, DAC or Mimi"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=auto NODES=1 STRATEGY=auto    processes per node, nodes, and auto | ddp | …"
@@ -116,7 +116,8 @@ $(ROOT)/coarse/done.json: $(ROOT)/tokens/sealed.json lightning.yaml $(call confi
 $(ROOT)/fine/done.json: $(ROOT)/tokens/sealed.json lightning.yaml $(call configs,fine) | chain
 	$(call lightning,fit,fine) --ckpt_path last
 
-$(ROOT)/generator/config.json: $(ROOT)/semantic/done.json $(ROOT)/coarse/done.json $(ROOT)/fine/done.json | chain
+# piano has no fine stage: its coarse stage predicts all levels
+$(ROOT)/generator/config.json: $(ROOT)/semantic/done.json $(ROOT)/coarse/done.json $(if $(filter piano,$(PRESET)),,$(ROOT)/fine/done.json) | chain
 	$(AUDIOLM) compose --root $(ROOT)
 
 $(ROOT)/samples/samples.json: $(ROOT)/generator/config.json | chain

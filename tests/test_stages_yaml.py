@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 YAMLS = sorted((REPOSITORY / "stages").rglob("*.yaml"))
 PRESETS = ["paper", "small", "demo"]
 STAGES = ["codec", "tokenizer", "tokenize", "semantic", "coarse", "fine"]
+DETOKENIZERS = ["detokenizer_units", "detokenizer_codes"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -30,15 +31,29 @@ def test_a_stage_yaml_opens_with_what_it_is(path: Path) -> None:
         assert "writes" in first
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES + DETOKENIZERS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_stage_of_every_preset_runs_at_tiny_size(
     chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], preset: str, stage: str
 ) -> None:
     root = Path(shutil.copytree(chain, tmp_path / "chain"))
-    shutil.rmtree(root / ("tokens" if stage == "tokenize" else stage))
+    shutil.rmtree(root / ("tokens" if stage == "tokenize" else stage), ignore_errors=True)
     run_stage_of(stage, root, presets=() if preset == "paper" else (preset,))
     assert (root / ("tokens" if stage == "tokenize" else stage) / "done.json").exists()
+
+
+def test_piano_has_three_levels_of_16384_and_no_fine_stage(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    folder = REPOSITORY / "stages" / "piano"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(STAGES) - {"fine"}
+    codec = yaml.safe_load((folder / "codec.yaml").read_text())["model"]["init_args"]["codec"]
+    assert codec == {"levels": 3, "codebook_size": 16384}
+    assert yaml.safe_load((folder / "tokenize.yaml").read_text())["model"]["init_args"] == {"coarse_levels": 3}
+    root = Path(shutil.copytree(chain, tmp_path / "chain"))
+    shutil.rmtree(root / "codec")
+    run_stage_of("codec", root, presets=("piano",))
+    assert (root / "codec" / "done.json").exists()
 
 
 def test_without_data_a_stage_says_what_to_run(

@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
     results = add("results", _results, "print a finished chain's numbers as Markdown tables")
     _root(results)
+    results.add_argument("--codec-only", action="store_true", help="of the codec: training, evaluation, codebook use")
+    results.add_argument("--pictures", type=Path, help="with --codec-only: folder for SVGs of its training")
 
     add_evaluate(commands.add_parser("evaluate", help="measure a part: codec", description="Measure a part."))
 
@@ -219,9 +221,19 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
+    from audiolm.evaluation.codec_summary import codec_pictures, codec_summary
+    from audiolm.evaluation.curves import read_curves
     from audiolm.evaluation.results import results_tables
 
-    print(results_tables(options.root))
+    if options.pictures and not options.codec_only:
+        raise ValueError(
+            "--pictures goes with --codec-only. The pictures of a whole chain are in its report (`make report`)."
+        )
+    print(codec_summary(options.root) if options.codec_only else results_tables(options.root))
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        for picture in codec_pictures(read_curves(options.root / "codec" / "log")):
+            (options.pictures / f"{picture.name}.svg").write_bytes(picture.svg)
 
 
 def _chain(options: argparse.Namespace) -> None:

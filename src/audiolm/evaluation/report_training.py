@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from audiolm.evaluation.codec_summary import codec_pictures
 from audiolm.evaluation.curves import Curve
 from audiolm.evaluation.report_facts import (
     LANGUAGE_MODELS,
@@ -16,7 +17,6 @@ from audiolm.evaluation.report_page import Html, element, figure, grid, join, mi
 from audiolm.evaluation.report_pictures import (
     curves_picture,
     lengths_picture,
-    level_curves_picture,
     per_level_picture,
     unit_use_picture,
 )
@@ -182,28 +182,10 @@ def _language_model_figures(stage: StageFacts) -> list[Html]:
 
 
 def _codec_figures(curves: Mapping[str, Curve]) -> list[Html]:
-    def chosen(names: Mapping[str, str]) -> dict[str, Curve]:
-        return {label: curves[name] for label, name in names.items() if name in curves}
-
-    parts = ("reconstruction", "waveform", "commitment", "adversarial", "feature", "discriminator")
-    pictures = (
-        ("Weighted sum of the losses", {"training": "train/loss", "validation": "validation/weighted"}, "loss", True),
-        ("Mel distance of reconstructions", {"validation": "validation/loss"}, "nats", False),
-        ("The losses, each by itself", {name: f"train/{name}" for name in parts}, "loss, in training", True),
-        ("SI-SDR of reconstructions", {"validation": "validation/si_sdr_db"}, "dB", False),
-    )
-    figures = []
-    for title, names, unit, logarithmic in pictures:
-        found = chosen(names)
-        if found:
-            picture = curves_picture(title, found, unit=unit, logarithmic=logarithmic)
-            figures.append(figure(picture, alt=f"{title} of the codec over training steps"))
-    prefix = "validation/perplexity_level_"
-    levels = {int(name.removeprefix(prefix)): curve for name, curve in curves.items() if name.startswith(prefix)}
-    if levels:
-        picture = level_curves_picture("Codebook entries in use", dict(sorted(levels.items())), unit="perplexity")
-        figures.append(figure(picture, alt="Perplexity of each quantizer level's codebook over training steps"))
-    return figures
+    return [
+        figure(picture.svg, alt=f"{picture.title} of the codec over training steps")
+        for picture in codec_pictures(curves)
+    ]
 
 
 def _tokenizer_figures(tokens: TokenFacts | None) -> list[Html]:

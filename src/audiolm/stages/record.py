@@ -50,6 +50,8 @@ class StageRecord(L.Callback):
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
         best = trainer.checkpoint_callback
         score = getattr(best, "best_model_score", None)
+        if score is None:  # the codec keeps its last weights, not those of the least loss
+            score = trainer.callback_metrics.get("validation/loss")
         device = trainer.strategy.root_device
         write_json(
             pl_module.folder / "done.json",
