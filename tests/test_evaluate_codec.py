@@ -341,3 +341,22 @@ def test_a_codec_is_found_by_checkpoint_stage_chain_and_generator(root: Path, ch
         load_codec(root)
     with pytest.raises(FileNotFoundError, match="make codec"):
         load_codec(tmp_path / "other.ckpt")
+
+
+def test_the_summary_of_a_codec_quotes_its_evaluation_and_draws_its_training(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(chain, tmp_path / "chain"))
+    with pytest.raises(FileNotFoundError, match="audiolm evaluate codec"):
+        run_verb(["results", "--root", str(root), "--codec-only"])
+    run_verb(["evaluate", "codec", "--root", str(root), "--measures", "si_sdr", "--workers", "1"])
+    capsys.readouterr()
+    run_verb(["results", "--root", str(root), "--codec-only", "--pictures", str(tmp_path / "pictures")])
+    printed = capsys.readouterr().out
+    pooled = json.loads((root / "evaluation" / "codec" / "pooled.json").read_text())
+    last = [row for row in pooled["rows"] if row["measure"] == "si_sdr"][-1]
+    assert f"| {last['levels']} | {last['bitrate_bps'] / 1000:g} | {last['mean']:.3g} |" in printed
+    assert "perplexity in training" in printed
+    assert {path.stem for path in (tmp_path / "pictures").glob("*.svg")} >= {"reconstruction", "mel", "perplexity"}
+    with pytest.raises(ValueError, match="--codec-only"):
+        run_verb(["results", "--root", str(root), "--pictures", str(tmp_path)])

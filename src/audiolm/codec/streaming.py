@@ -35,6 +35,7 @@ class EncoderStream:
     """
 
     def __init__(self, codec: SoundStream, *, batch: int = 1) -> None:
+        _require_soundstream(codec)
         self.codec, self.batch = codec, batch
         self._state: State = {}
         self._pending: Tensor | None = None
@@ -95,6 +96,7 @@ class DecoderStream:
     """
 
     def __init__(self, codec: SoundStream, *, batch: int = 1) -> None:
+        _require_soundstream(codec)
         self.codec, self.batch = codec, batch
         self._state: State = {}
 
@@ -168,6 +170,13 @@ def _convolve_transposed(conv: CausalTransposedConv1d, x: Tensor, state: State) 
 
 def _as_image(x: Tensor) -> Tensor:
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
+def _require_soundstream(codec: nn.Module) -> None:
+    if not isinstance(getattr(codec, "encoder", None), Encoder):
+        raise ValueError(
+            f"only a SoundStream trained here streams, not a {type(codec).__name__}: encode and decode whole recordings with it"
+        )
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
