@@ -8,6 +8,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -42,8 +43,8 @@ class CodecLossShares:
     was still at -44 dB SI-SDR after 500 steps, with it at -3 dB. SoundStream's own weights (1 for the adversarial and
     reconstruction losses, 100 for feature matching) are of losses whose scale depends on sums over time and bins.
 
-    Adversarial and feature matching are gentle on purpose: in an hour on two cores, five times as much of both cost 0.24 ViSQOL and
-    made the mel distance a sixth worse, and these shares cost nothing (docs/results.md). Raise them for long runs.
+    Adversarial and feature matching are gentle on purpose: in an hour on two cores, five times as much of both cost 0.24
+    ViSQOL and made the mel distance a sixth worse, and these shares cost nothing (docs/results.md). Raise them for long runs.
 
     Commitment bypasses the audio: it is a plain weight, beside a total pull of 1 per example on the audio.
     """
@@ -131,6 +132,12 @@ class AdversarialStage(StageModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Reconstructions to listen to and to look at, at every validation."""
         return [ListeningLog()]
+
+    def on_train_end(self) -> None:
+        """Keep the very last weights too, where the last step was not one of validation."""
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.filename == "best" and best.monitor is None:
+            self.trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def configure_optimizers(self) -> tuple[list[AdamW], list[LambdaLR]]:
         if self.trainer.precision == "16-mixed":
