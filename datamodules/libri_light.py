@@ -1,6 +1,8 @@
 """The DataModule that every stage shares."""
 
 import os
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -93,6 +95,14 @@ class LibriLightDataModule(L.LightningDataModule):
             first=self.batches_done, total=self._batches_in_all(), rank=trainer.global_rank, ranks=trainer.world_size
         )
         return self._loader(dataset, batches)
+
+    def training_batches(self) -> Iterator[Any]:
+        """This process's training batches from the first on, read as they are asked for: to measure statistics on."""
+        dataset = TrainingCrops(
+            self._reader, self.manifest.split("train"), batch_size=self.batch_size, seed=self._seed
+        )
+        trainer = self._trainer
+        return (dataset[number] for number in count(trainer.global_rank, trainer.world_size))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, every rank its share."""

@@ -1,8 +1,12 @@
 """Which encoder: by a stage's configuration, or from what a checkpoint remembers."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
+from audiolm.files import read_json
+from audiolm.semantic.conformer import ConformerConfig, ConformerEncoder
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.semantic.pretrained import PretrainedEncoder
@@ -13,13 +17,15 @@ class EncoderConfig:
     """What a stage YAML says about the encoder.
 
     Args:
-        kind: "mfcc" needs no weights; "pretrained" is a public model through transformers.
-        name: pretrained only: published name or folder.
-        layer: pretrained only: which hidden state to cluster.
-        rate_hz: mfcc only: frames per second. Public models have 50.
+        kind: "trained" is the encoder stage's; "pretrained" a public model through transformers; "mfcc" needs no weights.
+        name: trained: its checkpoint, by default `<root>/encoder/best.ckpt`; pretrained: published name or folder.
+        layer: which hidden state to cluster: 0 is the input of the first layer, n the output of layer n. For a trained
+            encoder by default the one that `audiolm evaluate layers` chose (`<root>/encoder/selected.json`), else the
+            paper's, 7 of 12 into the masked-prediction module.
+        rate_hz: mfcc only: frames per second. The trained encoder has 25, public models mostly 50.
     """
 
-    kind: Literal["mfcc", "pretrained"] = "mfcc"
+    kind: Literal["trained", "pretrained", "mfcc"] = "trained"
     name: str | None = None
     layer: int | None = None
     rate_hz: int = 25
@@ -29,13 +35,51 @@ class EncoderConfig:
             raise ValueError("A pretrained encoder needs `name` (published name or folder) and `layer`.")
 
 
-def make_encoder(config: EncoderConfig) -> Encoder:
-    """Make the encoder that a stage asks for; a pretrained one is loaded with its weights."""
+def make_encoder(config: EncoderConfig, *, root: Path) -> Encoder:
+    """Make the encoder that a stage asks for, with its weights.
+
+    Args:
+        root: the folder of the chain, where a trained encoder is found.
+
+    Raises:
+        FileNotFoundError: if the checkpoint or published model is not there, naming what makes it.
+        ValueError: for a layer that it does not have.
+    """
     if config.kind == "mfcc":
         return MfccEncoder(rate_hz=config.rate_hz)
-    assert config.name is not None, "checked by EncoderConfig"
-    assert config.layer is not None, "checked by EncoderConfig"
-    return PretrainedEncoder.from_pretrained(config.name, layer=config.layer)
+    if config.kind == "pretrained":
+        assert config.name is not None, "checked by EncoderConfig"
+        assert config.layer is not None, "checked by EncoderConfig"
+        return PretrainedEncoder.from_pretrained(config.name, layer=config.layer)
+    path = Path(config.name) if config.name else root / "encoder" / "best.ckpt"
+    encoder = trained_encoder(load_stage_checkpoint(path, stage="encoder"))
+    layer = config.layer if config.layer is not None else selected_layer(path.parent)
+    if layer is not None:
+        encoder.check_layers([layer])
+        encoder.layer = layer
+    return encoder
+
+
+def trained_encoder(checkpoint: StageCheckpoint) -> ConformerEncoder:
+    """Rebuild the encoder of an encoder stage's checkpoint, frozen and ready to use.
+
+    Raises:
+        ValueError: if configuration or weights are not those of an encoder.
+    """
+    encoder = rebuild_encoder(checkpoint.config)
+    if not isinstance(encoder, ConformerEncoder):
+        raise ValueError(f"{checkpoint.config.get('kind')!r} is not an encoder that the encoder stage trains")
+    try:
+        encoder.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise ValueError(f"the weights of the encoder do not fit its configuration: {error}") from error
+    return encoder.requires_grad_(False).eval()
+
+
+def selected_layer(folder: Path) -> int | None:
+    """The layer that `audiolm evaluate layers` wrote into an encoder stage's folder, if it did."""
+    path = folder / "selected.json"
+    return int(read_json(path, made_by="audiolm evaluate layers")["layer"]) if path.exists() else None
 
 
 def rebuild_encoder(config: dict[str, Any]) -> Encoder:
@@ -49,4 +93,6 @@ def rebuild_encoder(config: dict[str, Any]) -> Encoder:
         return MfccEncoder(**values)
     if config["kind"] == "pretrained":
         return PretrainedEncoder(**values)
+    if config["kind"] == "conformer":
+        return ConformerEncoder(ConformerConfig(**values["config"]), layer=values["layer"])
     raise ValueError(f"An encoder of kind {config['kind']!r} is not known here: made by a newer version?")

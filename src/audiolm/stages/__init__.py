@@ -3,6 +3,7 @@
 from audiolm.stages.codec import CodecStage
 from audiolm.stages.codec_pretrained import PretrainedCodecStage
 from audiolm.stages.detokenizer import DetokenizerStage
+from audiolm.stages.encoder import EncoderStage
 from audiolm.stages.language_model import LanguageModelStage
 from audiolm.stages.tokenize import TokenizeStage
 from audiolm.stages.tokenizer import TokenizerStage
@@ -10,6 +11,7 @@ from audiolm.stages.tokenizer import TokenizerStage
 __all__ = [
     "CodecStage",
     "DetokenizerStage",
+    "EncoderStage",
     "LanguageModelStage",
     "PretrainedCodecStage",
     "TokenizeStage",

@@ -1,0 +1,43 @@
+"""Telling a frame's own code from those of other frames: the contrastive loss of wav2vec 2.0 and w2v-BERT."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive_loss(
+    context: Tensor, targets: Tensor, ids: Tensor, masked: Tensor, *, distractors: int = 100, temperature: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Mean loss over masked frames of finding the right target among those of other masked frames of the same row.
+
+    Args:
+        context: (batch, frames, dim): what the network makes of the masked audio.
+        targets: (batch, frames, dim): the quantized latents.
+        ids: (batch, frames) int64: codes of the targets.
+        masked: (batch, frames) bool. Rows with fewer than two masked frames have no distractors and do not count.
+        distractors: per frame, drawn with replacement; one with the target's own code counts as no choice.
+
+    Returns:
+        loss and accuracy, scalars.
+
+    Raises:
+        ValueError: if no row has two masked frames.
+
+    Source: wav2vec 2.0 (arXiv 2006.11477), equation 3: cosine similarity, temperature 0.1, 100 distractors.
+    """
+    counts = masked.sum(1)
+    used = masked & (counts > 1)[:, None]
+    if not used.any():
+        raise ValueError("No row has two masked frames: crops are too short for the contrastive loss.")
+    similarity = F.normalize(context.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2)
+    rows, own = torch.nonzero(used, as_tuple=True)
+    order = torch.argsort(~masked, dim=1, stable=True)  # a row's masked frames, in front
+    place = (masked.cumsum(1) - 1)[rows, own]  # a frame's place among them
+    drawn = (torch.rand(len(rows), distractors, device=rows.device) * (counts[rows] - 1)[:, None]).long()
+    drawn = drawn + (drawn >= place[:, None])  # every other masked frame of the row with equal probability
+    others = order[rows[:, None], drawn]
+    same = ids[rows[:, None], others] == ids[rows, own][:, None]
+    wrong = similarity[rows[:, None], own[:, None], others].masked_fill(same, -torch.inf)
+    scores = torch.cat([similarity[rows, own, own][:, None], wrong], dim=1) / temperature
+    correct = (scores[:, :1] > scores[:, 1:]).all(1).float().mean()
+    return F.cross_entropy(scores, torch.zeros_like(rows)), correct

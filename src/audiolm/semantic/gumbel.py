@@ -1,0 +1,53 @@
+"""The learned quantizer of w2v-BERT's contrastive module: a choice among codes by Gumbel softmax."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GumbelQuantizer(nn.Module):
+    """Chooses one of `codes` vectors for every frame; the choice is made hard, its gradient soft.
+
+    Args:
+        dim: of the latents.
+        codes: codebook size.
+        code_dim: of the vectors.
+
+    Source: wav2vec 2.0 (arXiv 2006.11477), section 2 and appendix B, with one codebook as in w2v-BERT (arXiv 2108.06209):
+    the temperature falls from 2 to 0.5 by a factor per step.
+    """
+
+    def __init__(self, *, dim: int, codes: int, code_dim: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(dim, codes)
+        nn.init.normal_(self.scores.weight, std=1.0)
+        nn.init.zeros_(self.scores.bias)
+        self.codebook = nn.Parameter(torch.rand(codes, code_dim))
+
+    def forward(self, latents: Tensor, *, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize latents (frames, dim).
+
+        Returns:
+            vectors (frames, code_dim); ids (frames,) int64, without the noise; mean probabilities (codes,), for the
+            diversity loss.
+        """
+        scores = self.scores(latents).float()
+        ids = scores.argmax(-1)
+        shares = scores.softmax(-1).mean(0)
+        if self.training:
+            choice = F.gumbel_softmax(scores, tau=temperature, hard=True)
+            return choice @ self.codebook.float(), ids, shares
+        return self.codebook[ids].float(), ids, shares
+
+
+def annealed_temperature(step: int, *, first: float = 2.0, last: float = 0.5, decay: float = 0.999995) -> float:
+    """Temperature of the Gumbel softmax at a step."""
+    return max(last, first * math.pow(decay, step))
+
+
+def diversity_loss(shares: Tensor) -> Tensor:
+    """How far mean probabilities (codes,) are from even use, in [0, 1): (codes - perplexity) / codes."""
+    entropy = -(shares * shares.clamp(min=1e-9).log()).sum()
+    return (len(shares) - entropy.exp()) / len(shares)

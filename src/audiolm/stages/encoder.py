@@ -1,0 +1,184 @@
+"""The encoder stage: self-supervised pretraining of a Conformer on raw audio."""
+
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from audiolm.errors import TrainingFailedError
+from audiolm.lm.schedule import warmup_cosine
+from audiolm.semantic.augmentation import Augmentation, augmented
+from audiolm.semantic.conformer import SUBSAMPLING, ConformerConfig, ConformerEncoder
+from audiolm.semantic.objectives import (
+    BestRqConfig,
+    BestRqObjective,
+    Objective,
+    Pretraining,
+    W2vBertConfig,
+    W2vBertObjective,
+)
+from audiolm.stages.base import StageModule
+
+STATISTICS_BATCHES = 100  # of training crops that the spectra's mean and deviation are taken from
+FEW_CODES = 0.05  # of the codebook in effective use: collapsed
+
+
+class EncoderStage(StageModule):
+    """Trains a `ConformerEncoder` to tell, behind a mask, what was said.
+
+    Args:
+        encoder: its sizes.
+        objective: "w2v-bert", or the simpler "best-rq".
+        w2v_bert, best_rq: settings of the two; the other one's are not looked at.
+        augmentation: how the audio is changed before the encoder hears it; targets are made of the unchanged audio.
+        learning_rate: peak; reached after `warmup_steps`, then a cosine down to a twentieth.
+        weight_decay: of AdamW, on matrices only.
+        skip_limit: steps whose loss or gradient is not finite are skipped, so many at most.
+
+    Source: AudioLM, section IV-B (w2v-BERT XL, trained on the same audio); w2v-BERT (arXiv 2108.06209); BEST-RQ
+    (arXiv 2202.01855). Augmentation is ours: with hours instead of 60,000 hours of speech, voices are few.
+    """
+
+    stage = "encoder"
+    model: ConformerEncoder
+    usage: Tensor
+    skipped_steps: Tensor
+
+    def __init__(
+        self,
+        *,
+        encoder: ConformerConfig,
+        objective: Literal["w2v-bert", "best-rq"] = "w2v-bert",
+        w2v_bert: W2vBertConfig = W2vBertConfig(),  # noqa: B008 - frozen
+        best_rq: BestRqConfig = BestRqConfig(),  # noqa: B008
+        augmentation: Augmentation = Augmentation(),  # noqa: B008
+        learning_rate: float = 5e-4,
+        warmup_steps: int = 10_000,
+        weight_decay: float = 0.01,
+        skip_limit: int = 20,
+        root: str = "checkpoints",
+    ) -> None:
+        super().__init__(root=root)
+        self.model = ConformerEncoder(encoder)
+        self.objective: Objective = (
+            W2vBertObjective(w2v_bert, self.model) if objective == "w2v-bert" else BestRqObjective(best_rq, self.model)
+        )
+        self.augmentation = augmentation
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.skip_limit = skip_limit
+        self.register_buffer("usage", torch.zeros(self.objective.codes, dtype=torch.int64))
+        self.register_buffer("skipped_steps", torch.tensor(0))
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the audio this stage wants."""
+        return self.model.sample_rate_hz
+
+    def config_dict(self) -> dict[str, Any]:
+        """What rebuilds the encoder: the objective's own weights are not needed after training."""
+        return self.model.config_dict()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, warm-up, cosine."""
+        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        rest = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = warmup_cosine(warmup_steps=self.warmup_steps, total_steps=steps, floor=0.05)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Measure mean and deviation of the corpus's spectra, once."""
+        spectrogram = self.model.spectrogram
+        if spectrogram.measured:
+            return
+        batches = self.trainer.datamodule.training_batches()  # type: ignore[attr-defined]
+        sums = torch.zeros(3, spectrogram.bins, dtype=torch.float64)
+        for batch in islice(batches, STATISTICS_BATCHES):
+            for audio, samples in zip(batch.audio, batch.samples.tolist(), strict=True):
+                steps = SUBSAMPLING * self.model.frames(samples)
+                spectra = spectrogram.raw(audio[None, :samples].to(self.device), steps=steps)[0].double().cpu()
+                sums += torch.stack([torch.full_like(spectra[0], steps), spectra.sum(0), spectra.square().sum(0)])
+        if dist.is_available() and dist.is_initialized():
+            every = sums.to(self.device)
+            dist.all_reduce(every)
+            sums = every.cpu()
+        mean, square = sums[1] / sums[0], sums[2] / sums[0]
+        spectrogram.set_statistics(mean.float(), (square - mean.square()).clamp(min=0).sqrt().float())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step of the objective."""
+        outcome = self._outcome(batch, augmentation=self.augmentation)
+        self.usage += torch.bincount(outcome.ids, minlength=len(self.usage))
+        self.log("train/loss", outcome.loss.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in outcome.parts.items()})
+        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return outcome.loss
+
+    def _outcome(self, batch: Any, *, augmentation: Augmentation) -> Pretraining:
+        frames = -(-batch.samples // self.model.hop_samples)
+        longest = self.model.frames(batch.audio.shape[1])
+        inside = torch.arange(longest, device=batch.audio.device) < frames[:, None]
+        spectrogram = self.model.spectrogram
+        raw = spectrogram.raw(batch.audio, steps=SUBSAMPLING * longest)
+        clean = spectrogram.normalize(raw)
+        heard = spectrogram.normalize(augmented(raw, augmentation)) if augmentation.changes else clean
+        return self.objective(self.model, heard, clean, inside, step=self.trainer.global_step)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Skip a step whose gradient is not finite, count it, and stop past the limit; all ranks see the same gradient."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/gradient_norm", norm)
+        if norm.isfinite():
+            return
+        self.skipped_steps += 1
+        for gradient in gradients:
+            gradient.zero_()
+        if self.skipped_steps > self.skip_limit:
+            raise TrainingFailedError(
+                f"{int(self.skipped_steps)} training steps had a loss or gradient that was not finite (limit "
+                f"{self.skip_limit}). Most often the learning rate is too high ({self.learning_rate:g}): lower it, or "
+                f"lengthen warmup_steps ({self.warmup_steps}). In the first steps, look for damaged recordings."
+            )
+
+    def on_validation_start(self) -> None:
+        """The same masks at every validation; training's random stream goes on as if there had been none."""
+        self._random = torch.random.get_rng_state()
+        torch.manual_seed(0)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """The objective on unchanged audio."""
+        outcome = self._outcome(batch, augmentation=Augmentation())
+        values = {"loss": outcome.loss, **outcome.parts}
+        self.log_dict({f"validation/{k}": v for k, v in values.items()}, sync_dist=True, batch_size=len(batch.audio))
+
+    def on_validation_end(self) -> None:
+        """See `on_validation_start`."""
+        torch.random.set_rng_state(self._random)
+
+    def on_validation_epoch_end(self) -> None:
+        """How many of the target codes are in effective use; a collapse is said, with what helps."""
+        if dist.is_available() and dist.is_initialized():
+            usage = self.usage.clone()
+            dist.all_reduce(usage)
+        else:
+            usage = self.usage
+        shares = usage / usage.sum().clamp(min=1)
+        perplexity = float((-(shares * shares.clamp(min=1e-12).log()).sum()).exp())
+        self.log("train/code_perplexity", perplexity)
+        few = FEW_CODES * len(usage)
+        if usage.sum() >= 10 * len(usage) and perplexity < few:
+            rank_zero_warn(
+                f"The target codes have collapsed: of {len(usage)} only {perplexity:.1f} are in effective use. What "
+                "helps: a larger weight of the diversity loss, a lower learning rate, a slower gumbel_decay, fewer codes; "
+                "or objective: best-rq, whose targets are fixed."
+            )
+        self.usage.zero_()
