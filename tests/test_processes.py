@@ -19,7 +19,8 @@ def run_on_two(verb: str, stage: str, root: Path, *arguments: str) -> str:
     command += ["-c", f"stages/{stage}.yaml", "-c", f"tests/tiny_stages/{stage}.yaml", "--root", str(root)]
     command += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     command += ["--trainer.precision", "32-true", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "tests")}
+    path = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout

@@ -43,7 +43,7 @@ def tiny_tokenizer() -> SemanticTokenizer:
     features = tokenizer.encoder(tones_and_noise(64000)[None])[0]
     tokenizer.mean.copy_(features.mean(0))
     tokenizer.deviation.copy_(features.std(0))
-    tokenizer.centroids.copy_(tokenizer.normalize(features)[:: len(features) // SPEC.clusters][: SPEC.clusters])
+    tokenizer.centroids[0] = tokenizer.normalize(features)[:: len(features) // SPEC.clusters][: SPEC.clusters]
     return tokenizer.eval()
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audiolm.evaluate_units import add_units
 from audiolm.manifest import SPLITS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     codec.add_argument("--max-seconds", type=float, help="no more than so much of each clip")
     codec.add_argument("--out", type=Path, help="folder of the results; by default ROOT/evaluation/codec")
     codec.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that measure")
+    add_units(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

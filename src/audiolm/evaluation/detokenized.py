@@ -61,7 +61,7 @@ class DetokenizedCodec(Codec):
         """See `Codec.embed`: centroids, or the codec's own vectors."""
         self._check_codes(codes)
         if isinstance(self.tokenizer, SemanticTokenizer):
-            return self.tokenizer.centroids[codes[:, 0].long()].transpose(1, 2)
+            return self.tokenizer.centroids[0][codes[:, 0].long()].transpose(1, 2)
         return self.tokenizer.embed(codes)
 
     def config_dict(self) -> dict[str, Any]:

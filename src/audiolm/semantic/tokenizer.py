@@ -1,4 +1,4 @@
-"""The semantic tokenizer: encoder, normalisation, nearest centroid."""
+"""The semantic tokenizer: encoder, normalisation, nearest centroid; and again on what is left, where there are levels."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from audiolm.audio import resample
-from audiolm.checkpoint import StageCheckpoint
+from audiolm.checkpoint import StageCheckpoint, weights_digest
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import rebuild_encoder
 
@@ -16,26 +16,30 @@ CHUNK_FRAMES = 8192  # distances are computed for so many frames at a time, to b
 class SemanticTokenizer(nn.Module):
     """Turns audio into units: the index of the centroid nearest to the normalised features.
 
+    With several levels each one quantizes what those before it left over. The language models use the first alone; all of
+    them are the residual k-means that the paper compares with SoundStream at 6000 bit/s.
+
     Args:
         encoder: what makes the features.
-        clusters: K, the number of units.
+        clusters: K, the number of units of each level.
+        levels: how many times the remainder is quantized.
 
     Source: AudioLM, section III-B: every feature dimension is shifted and scaled to zero mean and unit variance before
-    clustering, which "improves phonetic discriminability significantly".
+    clustering, which "improves phonetic discriminability significantly". Residual k-means: section IV-D, Table I.
     """
 
     mean: Tensor
     deviation: Tensor
-    centroids: Tensor
+    centroids: Tensor  # (levels, clusters, dim)
 
-    def __init__(self, encoder: Encoder, *, clusters: int) -> None:
+    def __init__(self, encoder: Encoder, *, clusters: int, levels: int = 1) -> None:
         super().__init__()
-        if clusters < 2:
-            raise ValueError(f"clusters must be at least 2, got {clusters}")
-        self.encoder, self.clusters = encoder, clusters
+        if clusters < 2 or levels < 1:
+            raise ValueError(f"clusters must be at least 2 and levels at least 1, got {clusters} and {levels}")
+        self.encoder, self.clusters, self.levels = encoder, clusters, levels
         self.register_buffer("mean", torch.zeros(encoder.dim))
         self.register_buffer("deviation", torch.ones(encoder.dim))
-        self.register_buffer("centroids", torch.zeros(clusters, encoder.dim))
+        self.register_buffer("centroids", torch.zeros(levels, clusters, encoder.dim))
 
     @property
     def sample_rate_hz(self) -> int:
@@ -51,9 +55,8 @@ class SemanticTokenizer(nn.Module):
         """Shift and scale features (…, dim) to zero mean and unit variance over the training data."""
         return (features - self.mean) / self.deviation
 
-    @torch.no_grad()
     def encode(self, audio: Tensor, *, sample_rate_hz: int | None = None) -> Tensor:
-        """Turn waveforms into units.
+        """Turn waveforms into units, those of the first level.
 
         Args:
             audio: (batch, samples) float32 mono in [-1, 1].
@@ -67,35 +70,116 @@ class SemanticTokenizer(nn.Module):
         Raises:
             ValueError: if `audio` is not two-dimensional or has no samples.
         """
+        return self.encode_levels(audio, sample_rate_hz=sample_rate_hz, levels=1)[:, 0]
+
+    @torch.no_grad()
+    def encode_levels(self, audio: Tensor, *, sample_rate_hz: int | None = None, levels: int | None = None) -> Tensor:
+        """Turn waveforms into the units of the first `levels` levels, by default all: (batch, levels, frames).
+
+        See `encode` for the arguments and what is raised.
+        """
         if sample_rate_hz is not None:
             audio = resample(audio, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
         features = self.normalize(self.encoder(audio).float())
-        flat = features.reshape(-1, features.shape[-1])
-        units = torch.cat([self.nearest(chunk) for chunk in flat.split(CHUNK_FRAMES)])
-        return units.view(features.shape[:2])
+        units = torch.stack([self.quantize(row, levels=levels) for row in features])
+        return units
 
-    def nearest(self, features: Tensor) -> Tensor:
-        """Index of the nearest centroid (frames,) of normalised features (frames, dim)."""
-        scores = (
-            features @ self.centroids.t() - self.centroids.square().sum(1) / 2
-        )  # largest where the distance is least
-        return scores.argmax(1)
+    @torch.no_grad()
+    def quantize(self, features: Tensor, *, levels: int | None = None) -> Tensor:
+        """Units (levels, frames) of normalised features (frames, dim); by default of all levels."""
+        return torch.cat([self._quantize(chunk, levels or self.levels) for chunk in features.split(CHUNK_FRAMES)], 1)
+
+    def _quantize(self, remainder: Tensor, levels: int) -> Tensor:
+        units = []
+        for level, centroids in enumerate(self.centroids[:levels], start=1):
+            scores = remainder @ centroids.t() - centroids.square().sum(1) / 2  # largest where the distance is least
+            units.append(scores.argmax(1))
+            if level < levels:
+                remainder = remainder - centroids[units[-1]]
+        return torch.stack(units)
+
+    def embed(self, units: Tensor) -> Tensor:
+        """The normalised features that units stand for.
+
+        Args:
+            units: (frames,) of the first level, or (levels, frames) of the first few levels.
+
+        Returns:
+            (frames, dim) float32: the sum of the levels' centroids.
+
+        Raises:
+            ValueError: for more levels than there are, or units outside [0, clusters).
+        """
+        units = units[None] if units.ndim == 1 else units
+        if units.ndim != 2 or not 1 <= len(units) <= self.levels:
+            raise ValueError(
+                f"units must be (frames,) or (levels, frames) with at most {self.levels} level(s), got {tuple(units.shape)}"
+            )
+        if units.numel() and not 0 <= int(units.min()) <= int(units.max()) < self.clusters:
+            raise ValueError(f"units must lie in [0, {self.clusters}): these come from another tokenizer")
+        embedded = torch.zeros(units.shape[1], self.centroids.shape[-1], device=self.centroids.device)
+        for level, ids in enumerate(units.long()):
+            embedded += self.centroids[level][ids]
+        return embedded
 
     def config_dict(self) -> dict[str, Any]:
-        """Plain values from which `from_checkpoint` rebuilds it."""
-        return {"encoder": self.encoder.config_dict(), "clusters": self.clusters}
+        """Plain values from which `from_checkpoint` rebuilds it, and what it was fitted on."""
+        return {
+            "encoder": self.encoder.config_dict(),
+            "encoder_digest": encoder_digest(self.encoder),
+            "clusters": self.clusters,
+            "levels": self.levels,
+        }
 
     @classmethod
     def from_checkpoint(cls, checkpoint: StageCheckpoint) -> "SemanticTokenizer":
         """Rebuild the tokenizer of a tokenizer stage's checkpoint, ready to use and frozen.
 
         Raises:
-            ValueError: if configuration or weights are not those of a tokenizer.
+            ValueError: if configuration or weights are not those of a tokenizer, or its encoder is not the one that it was
+                fitted on.
         """
         config = checkpoint.config
-        tokenizer = cls(rebuild_encoder(config["encoder"]), clusters=config["clusters"])
+        if "encoder_digest" not in config:
+            raise ValueError(
+                "the tokenizer's checkpoint does not say which encoder it was fitted on: an older version made it. Run the "
+                "tokenizer stage again."
+            )
+        tokenizer = cls(rebuild_encoder(config["encoder"]), clusters=config["clusters"], levels=config["levels"])
         try:
             tokenizer.load_state_dict(checkpoint.weights)
         except RuntimeError as error:
             raise ValueError(f"the weights of the tokenizer do not fit its configuration: {error}") from error
+        require_same_encoder(tokenizer.encoder, config, source="the tokenizer's checkpoint")
         return tokenizer.requires_grad_(False).eval()
+
+
+def encoder_digest(encoder: Encoder) -> str:
+    """sha256 over an encoder's configuration and weights; one without parameters is its configuration."""
+    weights = encoder.state_dict() if any(True for _ in encoder.parameters()) else {}
+    return weights_digest(encoder.config_dict(), weights)
+
+
+def require_same_encoder(encoder: Encoder, config: dict[str, Any], *, source: str) -> None:
+    """Stop where centroids meet another encoder than the one they were fitted on.
+
+    Args:
+        config: a tokenizer's `config_dict`.
+        source: where it comes from, for the message.
+
+    Raises:
+        ValueError: naming both encoders.
+    """
+    ours, theirs = encoder_digest(encoder), config["encoder_digest"]
+    if ours != theirs:
+        raise ValueError(
+            f"the centroids of {source} were fitted on another encoder: {_named(config['encoder'], theirs)} there, "
+            f"{_named(encoder.config_dict(), ours)} here. Units of one mean nothing to the other: fit the tokenizer again "
+            "on this encoder, or name the encoder that belongs to the centroids."
+        )
+
+
+def _named(config: dict[str, Any], digest: str) -> str:
+    """An encoder in a few words: what is nested (a whole model's configuration) says its type only."""
+    short = {key: value.get("model_type", "…") if isinstance(value, dict) else value for key, value in config.items()}
+    return f"{', '.join(f'{key} {value}' for key, value in short.items())}, weights {digest[:12]}"
