@@ -199,17 +199,15 @@ def _tokenizer_figures(tokens: TokenFacts | None) -> list[Html]:
 
 def _tokenizer_numbers(curves: Mapping[str, Curve]) -> list[Html]:
     shown = {
-        "frames clustered": ("frames", "{:,.0f}"),
-        "error per dimension": ("distortion", "{:.3f}"),
-        "clusters in use": ("used_share", "{:.1%}"),
-        "entropy, bits per unit": ("entropy_bits", "{:.2f}"),
-        "bits per second": ("bitrate_bps", "{:.0f}"),
+        "frames seen": ("tokenizer/frames_seen", "{:,.0f}"),
+        "frames clustered": ("tokenizer/frames", "{:,.0f}"),
+        "error per dimension": ("tokenizer/distortion", "{:.3f}"),
+        "error in validation": ("validation/distortion", "{:.3f}"),
+        "clusters in use": ("tokenizer/used_share", "{:.1%}"),
+        "entropy, bits per unit": ("tokenizer/entropy_bits", "{:.2f}"),
+        "bits per second": ("tokenizer/bitrate_bps", "{:.0f}"),
     }
-    values = {
-        label: form.format(curves[f"tokenizer/{name}"].last)
-        for label, (name, form) in shown.items()
-        if f"tokenizer/{name}" in curves
-    }
+    values = {label: form.format(curves[name].last) for label, (name, form) in shown.items() if name in curves}
     return [tiles(values)] if values else []
 
 

@@ -1,7 +1,11 @@
 """Mean and deviation of an endless stream of feature frames, merged exactly over any number of streams."""
 
+import warnings
+
 import torch
 from torch import Tensor
+
+CONSTANT = 1e-6  # a deviation below this share of the mean is rounding of float32, no information
 
 
 class FeatureMoments:
@@ -65,3 +69,39 @@ class FeatureMoments:
         self._mean = self._mean + step * (count / total)
         self._squares = self._squares + squares + step.square() * (self.count * count / total)
         self.count = total
+
+
+def usable_deviation(moments: FeatureMoments, *, heard: bool, clusters: int) -> Tensor:
+    """The deviation (dim,) to divide by: dimensions that never change are left alone.
+
+    Args:
+        moments: of all frames seen.
+        heard: whether any recording was not silent.
+        clusters: how many will be made of the frames.
+
+    Raises:
+        ValueError: if there are fewer frames than clusters, only silent recordings, or only equal frames.
+    """
+    if moments.count < clusters:
+        raise ValueError(
+            f"{moments.count} feature frames were seen, too few for {clusters} clusters: at least one frame per cluster is "
+            "needed, 50 or more are advisable. Lower `clusters`, raise trainer.limit_train_batches, or add recordings."
+        )
+    if not heard:
+        raise ValueError(
+            "All recordings that were read are silent (nothing above -80 dB of full scale): there is nothing to cluster. "
+            "Check the recordings of the train split: a wrong channel or a failed conversion leaves files of zeros."
+        )
+    deviation = moments.deviation
+    constant = deviation <= CONSTANT * moments.mean.abs() + torch.finfo(torch.float32).tiny
+    if bool(constant.all()):
+        raise ValueError(
+            f"All {moments.count} feature frames are equal: no dimension has any variance. The encoder ignores its input "
+            "(collapsed in training, or its weights are damaged): take another checkpoint or layer."
+        )
+    if bool(constant.any()):
+        warnings.warn(
+            f"{int(constant.sum())} of {len(constant)} feature dimensions never change: they are shifted, not scaled.",
+            stacklevel=2,
+        )
+    return torch.where(constant, 1.0, deviation)

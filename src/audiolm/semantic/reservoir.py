@@ -84,7 +84,7 @@ def merge_counts(seen: Sequence[int], kept: Sequence[int], *, frames: int, seed:
     everything = sum(seen)
     total = min(frames, everything)
     for saw, has in zip(seen, kept, strict=True):
-        if has < saw:
+        if has < min(saw, frames):
             total = min(total, max(1, int((has - MARGIN * math.sqrt(has)) * everything / saw)))
     random = np.random.default_rng(seed)
     while True:

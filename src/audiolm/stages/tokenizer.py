@@ -6,22 +6,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from audiolm.audio import is_silent
 from audiolm.semantic.centroids import read_centroids
 from audiolm.semantic.encoders import EncoderConfig, make_encoder
+from audiolm.semantic.gathering import cpu_group, gather_frames
 from audiolm.semantic.kmeans import fit_kmeans
-from audiolm.semantic.moments import FeatureMoments
+from audiolm.semantic.moments import FeatureMoments, usable_deviation
 from audiolm.semantic.reservoir import FeatureReservoir, capacity_of_each
 from audiolm.semantic.tokenizer import CHUNK_FRAMES, SemanticTokenizer
 from audiolm.semantic.unit_use import UnitUse, unit_use
 from audiolm.stages.base import StageModule
-from audiolm.stages.frames import cpu_group, gather_frames
 
-CONSTANT = 1e-6  # a deviation below this share of the mean is rounding of float32, no information
 SECONDS_BETWEEN_LINES = 10.0  # of k-means' progress
 
 
@@ -238,41 +236,6 @@ class TokenizerStage(StageModule):
                 f"in use ({use.used_share:.1%}), entropy {use.entropy_bits:.2f} of {math.log2(use.clusters):.2f} bits "
                 f"(perplexity {use.perplexity:.0f}), {use.bitrate_bps:.0f} bit/s"
             )
-
-
-def usable_deviation(moments: FeatureMoments, *, heard: bool, clusters: int) -> Tensor:
-    """The deviation (dim,) to divide by: dimensions that never change are left alone.
-
-    Args:
-        moments: of all frames seen.
-        heard: whether any recording was not silent.
-        clusters: how many will be made of the frames.
-
-    Raises:
-        ValueError: if there are fewer frames than clusters, only silent recordings, or only equal frames.
-    """
-    if moments.count < clusters:
-        raise ValueError(
-            f"{moments.count} feature frames were seen, too few for {clusters} clusters: at least one frame per cluster is "
-            "needed, 50 or more are advisable. Lower `clusters`, raise trainer.limit_train_batches, or add recordings."
-        )
-    if not heard:
-        raise ValueError(
-            "All recordings that were read are silent (nothing above -80 dB of full scale): there is nothing to cluster. "
-            "Check the recordings of the train split: a wrong channel or a failed conversion leaves files of zeros."
-        )
-    deviation = moments.deviation
-    constant = deviation <= CONSTANT * moments.mean.abs() + torch.finfo(torch.float32).tiny
-    if bool(constant.all()):
-        raise ValueError(
-            f"All {moments.count} feature frames are equal: no dimension has any variance. The encoder ignores its input "
-            "(collapsed in training, or its weights are damaged): take another checkpoint or layer."
-        )
-    if bool(constant.any()):
-        rank_zero_warn(
-            f"{int(constant.sum())} of {len(constant)} feature dimensions never change. They are only shifted, not scaled."
-        )
-    return torch.where(constant, 1.0, deviation)
 
 
 def quantization(tokenizer: SemanticTokenizer, features: Tensor) -> tuple[Tensor, Tensor]:
