@@ -1,5 +1,6 @@
 """The trained encoder: frames, lengths, masks, objectives against slow versions, and that learning happens."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from audiolm.semantic.masking import span_mask
 from audiolm.semantic.objectives import (
     BestRqConfig,
     BestRqObjective,
+    Hearing,
     Objective,
     W2vBertConfig,
     W2vBertObjective,
@@ -28,6 +30,13 @@ from audiolm.semantic.spectrogram import LogMel
 TINY = ConformerConfig(
     dim=32, contrastive_layers=2, masked_layers=2, heads=2, feed_forward=64, subsampling_channels=4, dropout=0.0
 )
+
+
+def hearing(spectra: torch.Tensor, inside: torch.Tensor | None = None) -> Hearing:
+    inside = torch.ones(len(spectra), spectra.shape[1] // 4, dtype=torch.bool) if inside is None else inside
+    samples = 640 * inside.sum(1)
+    audio = torch.zeros(len(spectra), 640 * inside.shape[1])
+    return Hearing(audio, samples, spectra, spectra, inside)
 
 
 def tiny_encoder(seed: int = 0) -> ConformerEncoder:
@@ -124,12 +133,12 @@ def test_spans_are_ten_frames_and_as_many_as_the_probability_says() -> None:
 
 def test_the_contrastive_loss_is_that_of_the_slow_loop() -> None:
     torch.manual_seed(0)
-    context, targets, ids = torch.randn(3, 12, 5), torch.randn(3, 12, 5), torch.randint(0, 4, (3, 12))
+    context, targets = torch.randn(3, 12, 5), torch.randn(3, 12, 5)
     masked = torch.rand(3, 12) < 0.6
     masked[2] = False
     masked[2, 4] = True  # a single masked frame: nothing to compare with
     torch.manual_seed(1)
-    loss, accuracy = contrastive_loss(context, targets, ids, masked, distractors=7, temperature=0.1)
+    loss, accuracy = contrastive_loss(context, targets, masked, distractors=7, temperature=0.1)
     torch.manual_seed(1)
     rows = [(row, frame) for row in range(2) for frame in range(12) if masked[row, frame]]
     counts = masked.sum(1)
@@ -140,11 +149,10 @@ def test_the_contrastive_loss_is_that_of_the_slow_loop() -> None:
         similarity = [torch.cosine_similarity(context[row, frame], targets[row, frame], dim=0) / 0.1]
         for number in draw:
             other = others[int(number * (counts[row] - 1))]
-            if ids[row, other] != ids[row, frame]:
-                similarity.append(torch.cosine_similarity(context[row, frame], targets[row, other], dim=0) / 0.1)
+            similarity.append(torch.cosine_similarity(context[row, frame], targets[row, other], dim=0) / 0.1)
         scores = torch.stack(similarity)
         losses.append(scores.logsumexp(0) - scores[0])
-        right.append(float((scores[0] > scores[1:]).all()))
+        right.append(float((scores[0] >= scores[1:]).all()))
     assert torch.allclose(loss, torch.stack(losses).mean(), atol=1e-5)
     assert abs(float(accuracy) - sum(right) / len(right)) < 1e-6
 
@@ -153,7 +161,7 @@ def test_crops_without_two_masked_frames_are_refused() -> None:
     one = torch.zeros(1, 3, dtype=torch.bool)
     one[0, 1] = True
     with pytest.raises(ValueError, match="too short"):
-        contrastive_loss(torch.randn(1, 3, 4), torch.randn(1, 3, 4), torch.zeros(1, 3, dtype=torch.long), one)
+        contrastive_loss(torch.randn(1, 3, 4), torch.randn(1, 3, 4), one)
 
 
 def test_the_gumbel_quantizer_is_hard_but_has_a_gradient() -> None:
@@ -163,7 +171,7 @@ def test_the_gumbel_quantizer_is_hard_but_has_a_gradient() -> None:
     vectors, ids, shares = quantizer(latents, temperature=2.0)
     distances = torch.cdist(vectors, quantizer.codebook)
     assert (distances.min(1).values < 1e-5).all()
-    assert ids.equal(quantizer.scores(latents).argmax(1))
+    assert ids.equal(quantizer.scores(copy.deepcopy(quantizer.centre)(latents)).argmax(1))
     assert math.isclose(float(shares.sum()), 1.0, rel_tol=1e-5)
     vectors.square().sum().backward()
     assert latents.grad is not None
@@ -194,14 +202,13 @@ def test_random_projection_names_the_nearest_code_and_never_learns() -> None:
 
 def test_what_lies_behind_the_mask_has_no_influence() -> None:
     encoder, heard = tiny_encoder(), torch.randn(1, 80, 80)
-    inside = torch.ones(1, 20, dtype=torch.bool)
     masked = torch.zeros(1, 20, dtype=torch.bool)
     masked[0, 5:15] = True
     outputs = []
     for change in (0.0, 100.0):
         changed = heard + change * masked.repeat_interleave(4, 1)[..., None]
         torch.manual_seed(0)
-        outputs.append(hear_masked(encoder, changed, masked, inside, noise=0.1))
+        outputs.append(hear_masked(encoder, hearing(changed), masked, noise=0.1))
     assert torch.equal(*outputs)
 
 
@@ -217,16 +224,16 @@ def test_the_objective_is_learned(kind: str) -> None:
     random = torch.Generator().manual_seed(0)
     pattern = torch.randn(4, 80, generator=random).repeat_interleave(20, 0)  # four sounds of 200 ms, over and over
     heard = pattern.repeat(2, 1)[None].repeat(4, 1, 1) + 0.1 * torch.randn(4, 160, 80, generator=random)
-    inside = torch.ones(4, 40, dtype=torch.bool)
     losses = []
-    for step in range(60):
+    for step in range(200 if kind == "w2v-bert" else 60):
         torch.manual_seed(step)
-        outcome = objective(encoder, heard, heard, inside, step=step)
+        outcome = objective(encoder, hearing(heard), step=step)
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
-        losses.append(float(outcome.loss))
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+        losses.append(float(outcome.parts["prediction"]))
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert len(outcome.ids.unique()) >= 4
     assert outcome.ids.max() < 8
 
 
@@ -239,7 +246,7 @@ def test_rows_behind_a_recordings_end_do_not_change_the_loss() -> None:
     for filler in (0.0, 5.0):
         filled = torch.where(inside.repeat_interleave(4, 1)[..., None], heard, torch.tensor(filler))
         torch.manual_seed(0)
-        losses.append(float(objective(encoder, filled, filled, inside, step=0).loss))
+        losses.append(float(objective(encoder, hearing(filled, inside), step=0).loss))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 

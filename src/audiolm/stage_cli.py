@@ -63,6 +63,10 @@ class StageCLI(LightningCLI):
         """Build the trainer, with checkpoints that are written whole or not at all."""
         return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
 
+    def _sources(self) -> dict[str, str]:
+        audio = {} if self.datamodule.view == "tokens" else {"audio": self.datamodule.manifest.digest}
+        return {**audio, **self.model.sources()}
+
     def before_fit(self) -> None:
         """A stage that is now configured otherwise, or made from other things, starts afresh; the old one is set aside."""
         config = self.config[self.subcommand]
@@ -71,7 +75,7 @@ class StageCLI(LightningCLI):
             identity = {
                 "model": plain(config.model.as_dict(), without=("root",)),
                 "data": plain(config.data.as_dict(), without=("root", "workers")),
-                "sources": self.model.sources() or {"audio": self.datamodule.manifest.digest},
+                "sources": self._sources(),
             }
             path = folder / "identity.json"
             if path.exists() and read_json(path, made_by="lightning fit") != identity:

@@ -6,16 +6,16 @@ from torch import Tensor
 
 
 def contrastive_loss(
-    context: Tensor, targets: Tensor, ids: Tensor, masked: Tensor, *, distractors: int = 100, temperature: float = 0.1
+    context: Tensor, targets: Tensor, masked: Tensor, *, distractors: int = 100, temperature: float = 0.1
 ) -> tuple[Tensor, Tensor]:
     """Mean loss over masked frames of finding the right target among those of other masked frames of the same row.
 
     Args:
         context: (batch, frames, dim): what the network makes of the masked audio.
         targets: (batch, frames, dim): the quantized latents.
-        ids: (batch, frames) int64: codes of the targets.
         masked: (batch, frames) bool. Rows with fewer than two masked frames have no distractors and do not count.
-        distractors: per frame, drawn with replacement; one with the target's own code counts as no choice.
+        distractors: per frame, drawn with replacement. One with the target's own code counts as wrong, as in CPC and in the
+            paper's equation: wav2vec 2.0's code leaves it out, and then one code for everything is the easiest solution.
 
     Returns:
         loss and accuracy, scalars.
@@ -36,8 +36,7 @@ def contrastive_loss(
     drawn = (torch.rand(len(rows), distractors, device=rows.device) * (counts[rows] - 1)[:, None]).long()
     drawn = drawn + (drawn >= place[:, None])  # every other masked frame of the row with equal probability
     others = order[rows[:, None], drawn]
-    same = ids[rows[:, None], others] == ids[rows, own][:, None]
-    wrong = similarity[rows[:, None], own[:, None], others].masked_fill(same, -torch.inf)
+    wrong = similarity[rows[:, None], own[:, None], others]
     scores = torch.cat([similarity[rows, own, own][:, None], wrong], dim=1) / temperature
-    correct = (scores[:, :1] > scores[:, 1:]).all(1).float().mean()
+    correct = (scores[:, :1] >= scores[:, 1:]).all(1).float().mean()
     return F.cross_entropy(scores, torch.zeros_like(rows)), correct

@@ -1,5 +1,6 @@
 """MFCC features: what needs no weights at all, and what HuBERT's first iteration clusters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,20 +51,21 @@ class MfccEncoder(Encoder):
             },
         )
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """See `Encoder.forward`. A frame looks 30 ms beyond its own edges; what lies outside the audio is silence."""
-        self._check(audio)
+    def _hidden_states(self, audio: Tensor, samples: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """A frame looks 30 ms beyond its own edges; what lies outside the audio is silence."""
         frames, hop = self.frames(audio.shape[1]), self.sample_rate_hz // FINE_RATE_HZ
         per_frame = FINE_RATE_HZ // self.rate_hz
         spectrum_window = self.mfcc.MelSpectrogram.n_fft
         left = (spectrum_window - hop) // 2  # centres each 10 ms step in its window
         total = (frames * per_frame - 1) * hop + spectrum_window
+        ends = -(-samples // self.hop_samples) * per_frame
         with torch.autocast(audio.device.type, enabled=False):
             cepstra = self.mfcc(F.pad(audio.float(), (left, max(0, total - left - audio.shape[1]))))
-            cepstra = cepstra[..., : frames * per_frame]
-            first = compute_deltas(cepstra)
+            cepstra = _held(cepstra[..., : frames * per_frame], ends)
+            first = _held(compute_deltas(cepstra), ends)
             features = torch.cat([cepstra, first, compute_deltas(first)], dim=1)
-            return rearrange(features, "batch dim (frames steps) -> batch frames dim steps", steps=per_frame).mean(-1)
+            mean = rearrange(features, "batch dim (frames steps) -> batch frames dim steps", steps=per_frame).mean(-1)
+        return [mean] * len(layers)
 
     def config_dict(self) -> dict[str, Any]:
         """See `Encoder.config_dict`."""
@@ -73,3 +75,9 @@ class MfccEncoder(Encoder):
             "rate_hz": self.rate_hz,
             "cepstra": self.cepstra,
         }
+
+
+def _held(steps: Tensor, ends: Tensor) -> Tensor:
+    """(batch, dim, steps) with each row's last own step held to the end: differences there are as if it were alone."""
+    place = torch.arange(steps.shape[-1], device=steps.device).minimum(ends[:, None] - 1)
+    return steps.gather(2, place[:, None].expand_as(steps))

@@ -1,4 +1,4 @@
-"""What the encoder is trained to do: w2v-BERT's two tasks, or predicting given units behind a mask (BEST-RQ, HuBERT)."""
+"""What the encoder is trained to do: w2v-BERT's two tasks, or naming given units behind a mask (BEST-RQ, HuBERT)."""
 
 import abc
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from audiolm.semantic.contrastive import contrastive_loss
 from audiolm.semantic.gumbel import GumbelQuantizer, annealed_temperature, diversity_loss
 from audiolm.semantic.masking import span_mask
 from audiolm.semantic.random_projection import RandomProjectionQuantizer
+from audiolm.semantic.tokenizer import SemanticTokenizer
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,54 @@ class BestRqConfig:
         _check_codes(self.codes, self.mask_probability)
 
 
+@dataclass(frozen=True)
+class HubertConfig:
+    """HuBERT's task.
+
+    Args:
+        tokenizer: checkpoint of a tokenizer stage, at 25 Hz: units of MFCC first, then of an encoder trained on those.
+        mask_probability: of a span of ten frames (400 ms) to begin at a frame.
+        unmasked: weight of naming the frames that are not masked, relative to those that are.
+        noise: deviation of the noise that takes the place of masked spectra.
+
+    Source: HuBERT (arXiv 2106.07447), section II: predict k-means units of MFCC, cluster the result, and do it again.
+    """
+
+    tokenizer: str | None = None
+    mask_probability: float = 0.065
+    unmasked: float = 0.5
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_codes(2, self.mask_probability)
+        if self.unmasked < 0:
+            raise ValueError(f"unmasked must be at least 0, got {self.unmasked}")
+
+
 def _check_codes(codes: int, mask_probability: float) -> None:
     if codes < 2 or not 0 < mask_probability < 1:
         raise ValueError(
             f"codes must be at least 2 and mask_probability between 0 and 1, got {codes} and {mask_probability}"
         )
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """A batch as objectives see it.
+
+    Attributes:
+        audio: (batch, samples) float32 as it was recorded.
+        samples: (batch,) int64: how many of them are real.
+        clean: (batch, 4 frames, bins) its normalised spectra: what targets are made of.
+        heard: the same, augmented: what the encoder gets to hear.
+        inside: (batch, frames) bool: frames that are real.
+    """
+
+    audio: Tensor
+    samples: Tensor
+    clean: Tensor
+    heard: Tensor
+    inside: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,16 +144,11 @@ class Objective(nn.Module, abc.ABC):
     codes: int
 
     @abc.abstractmethod
-    def forward(
-        self, encoder: ConformerEncoder, heard: Tensor, clean: Tensor, inside: Tensor, *, step: int
-    ) -> Pretraining:
-        """Mask, encode and compare.
+    def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
+        """Mask, encode and compare; randomness comes from torch's default generator.
 
         Args:
             encoder: the network to train.
-            heard: (batch, 4 frames, bins) normalised spectra, augmented: what the encoder gets to hear.
-            clean: the same spectra as they were: what targets are made of.
-            inside: (batch, frames) bool: frames that are real.
             step: steps done, for schedules.
         """
 
@@ -127,45 +166,33 @@ class W2vBertObjective(Objective):
         self.context = nn.Linear(encoder.dim, config.code_dim)
         self.head = nn.Linear(encoder.dim, config.codes)
 
-    def forward(
-        self, encoder: ConformerEncoder, heard: Tensor, clean: Tensor, inside: Tensor, *, step: int
-    ) -> Pretraining:
+    def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
         """See `Objective.forward`. Masked latents are replaced by random vectors."""
-        first = encoder.config.contrastive_layers
+        first, inside = encoder.config.contrastive_layers, hearing.inside
         masked = span_mask(inside, probability=self.config.mask_probability)
-        latents = encoder.subsampling(heard, inside)
-        target_latents = latents if heard is clean else encoder.subsampling(clean, inside)
+        latents = encoder.subsampling(hearing.heard, inside)
+        same = hearing.heard is hearing.clean
+        target_latents = latents if same else encoder.subsampling(hearing.clean, inside)
         blind = torch.where(masked[..., None], torch.randn_like(latents), latents)
         contrastive, *_ = reversed(encoder.run_blocks(blind, inside, range(first)))
         predicted = encoder.run_blocks(contrastive, inside, range(first, encoder.layers))[-1]
         temperature = annealed_temperature(step, decay=self.config.gumbel_decay)
         vectors, ids, shares = self.quantizer(target_latents[inside], temperature=temperature)
-        loss, accuracy = self._contrast(contrastive, vectors, ids, masked, inside)
-        targets = ids[masked[inside]]
-        scores = self.head(predicted[masked]).float()
-        terms = {
-            "contrastive": loss,
-            "diversity": diversity_loss(shares),
-            "prediction": F.cross_entropy(scores, targets),
-        }
-        parts = {name: term.detach() for name, term in terms.items()}
-        parts |= {"contrastive_accuracy": accuracy, "accuracy": _accuracy(scores, targets)}
-        total = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
-        return Pretraining(total, parts, targets)
-
-    def _contrast(
-        self, context: Tensor, vectors: Tensor, ids: Tensor, masked: Tensor, inside: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        every_vector = vectors.new_zeros(*inside.shape, vectors.shape[-1]).masked_scatter(inside[..., None], vectors)
-        every_id = ids.new_zeros(inside.shape).masked_scatter(inside, ids)
-        return contrastive_loss(
-            self.context(context),
-            every_vector,
-            every_id,
+        every = vectors.new_zeros(*inside.shape, vectors.shape[-1]).masked_scatter(inside[..., None], vectors)
+        loss, accuracy = contrastive_loss(
+            self.context(contrastive),
+            every,
             masked,
             distractors=self.config.distractors,
             temperature=self.config.contrastive_temperature,
         )
+        targets = ids[masked[inside]]
+        prediction, right = named(self.head, predicted[masked], targets)
+        terms = {"contrastive": loss, "diversity": diversity_loss(shares), "prediction": prediction}
+        parts = {name: term.detach() for name, term in terms.items()}
+        parts |= {"contrastive_accuracy": accuracy, "accuracy": right}
+        total = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
+        return Pretraining(total, parts, targets)
 
 
 class BestRqObjective(Objective):
@@ -179,29 +206,59 @@ class BestRqObjective(Objective):
         )
         self.head = nn.Linear(encoder.dim, config.codes)
 
-    def forward(
-        self, encoder: ConformerEncoder, heard: Tensor, clean: Tensor, inside: Tensor, *, step: int
-    ) -> Pretraining:
+    def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
         """See `Objective.forward`."""
-        config = self.config
+        masked = span_mask(hearing.inside, probability=self.config.mask_probability)
+        last = hear_masked(encoder, hearing, masked, noise=self.config.noise)
+        loss, accuracy = named(self.head, last[masked], targets := self.quantizer(hearing.clean)[masked])
+        return Pretraining(loss, {"prediction": loss.detach(), "accuracy": accuracy}, targets)
+
+
+class HubertObjective(Objective):
+    """Name the units that a finished tokenizer gives to the clean audio, behind a mask and, more gently, in the open."""
+
+    def __init__(self, config: HubertConfig, encoder: ConformerEncoder, tokenizer: SemanticTokenizer) -> None:
+        super().__init__()
+        if tokenizer.rate_hz != encoder.rate_hz or tokenizer.sample_rate_hz != encoder.sample_rate_hz:
+            raise ValueError(
+                f"the tokenizer gives {tokenizer.rate_hz} units per second of {tokenizer.sample_rate_hz} Hz audio, the "
+                f"encoder has {encoder.rate_hz} frames of {encoder.sample_rate_hz} Hz: fit a tokenizer of that rate"
+            )
+        self.config, self.codes = config, tokenizer.clusters
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+        self.head = nn.Linear(encoder.dim, tokenizer.clusters)
+
+    def train(self, mode: bool = True) -> "HubertObjective":
+        """The tokenizer stays as it is."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
+        """See `Objective.forward`."""
+        inside, config = hearing.inside, self.config
+        with torch.no_grad(), torch.autocast(hearing.audio.device.type, enabled=False):
+            features = self.tokenizer.normalize(self.tokenizer.encoder(hearing.audio, hearing.samples))
+            units = features.new_zeros(inside.shape, dtype=torch.int64)
+            units[inside] = self.tokenizer.quantize(features[inside], levels=1)[0]
         masked = span_mask(inside, probability=config.mask_probability)
-        last = hear_masked(encoder, heard, masked, inside, noise=config.noise)
-        return predict(self.head, last[masked], self.quantizer(clean)[masked])
+        last, opened = hear_masked(encoder, hearing, masked, noise=config.noise), inside & ~masked
+        hidden, accuracy = named(self.head, last[masked], units[masked])
+        open_, open_accuracy = named(self.head, last[opened], units[opened]) if opened.any() else (hidden * 0, accuracy)
+        parts = {"prediction": hidden, "open": open_, "accuracy": accuracy, "open_accuracy": open_accuracy}
+        parts = {name: value.detach() for name, value in parts.items()}
+        return Pretraining(hidden + config.unmasked * open_, parts, units[masked])
 
 
-def hear_masked(encoder: ConformerEncoder, heard: Tensor, masked: Tensor, inside: Tensor, *, noise: float) -> Tensor:
+def hear_masked(encoder: ConformerEncoder, hearing: Hearing, masked: Tensor, *, noise: float) -> Tensor:
     """The last block's output (batch, frames, dim) where masked frames' spectra are noise."""
     fine = masked.repeat_interleave(SUBSAMPLING, 1)[..., None]
-    latents = encoder.subsampling(torch.where(fine, noise * torch.randn_like(heard), heard), inside)
-    return encoder.run_blocks(latents, inside, range(encoder.layers))[-1]
+    blind = torch.where(fine, noise * torch.randn_like(hearing.heard), hearing.heard)
+    latents = encoder.subsampling(blind, hearing.inside)
+    return encoder.run_blocks(latents, hearing.inside, range(encoder.layers))[-1]
 
 
-def predict(head: nn.Module, hidden: Tensor, targets: Tensor) -> Pretraining:
-    """Cross-entropy of targets (frames,) given hidden states (frames, dim)."""
+def named(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and accuracy of targets (frames,) given hidden states (frames, dim)."""
     scores = head(hidden).float()
-    loss = F.cross_entropy(scores, targets)
-    return Pretraining(loss, {"prediction": loss.detach(), "accuracy": _accuracy(scores, targets)}, targets)
-
-
-def _accuracy(scores: Tensor, targets: Tensor) -> Tensor:
-    return (scores.argmax(-1) == targets).float().mean()
+    return F.cross_entropy(scores, targets), (scores.argmax(-1) == targets).float().mean()

@@ -1,5 +1,6 @@
 """Public encoders through transformers: HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0, by name or from a folder."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,10 +45,9 @@ class PretrainedEncoder(Encoder):
                 f"An encoder of type {kind!r} is not supported: its frames cannot be aligned with the audio. "
                 f"Use one of {', '.join(WAVEFORM_MODELS + SPECTROGRAM_MODELS)}."
             )
-        layers = int(model_config["num_hidden_layers"])
-        if not 0 <= layer <= layers:
-            raise ValueError(f"This {kind} model has {layers} layers: layer must be 0 to {layers}, got {layer}")
         self.model_config, self.layer, self.normalize = model_config, layer, normalize
+        self.layers = int(model_config["num_hidden_layers"])
+        self.check_layers([layer])
         self.model = AutoModel.from_config(AutoConfig.for_model(**model_config))
         self.dim = int(model_config["hidden_size"])
         self.requires_grad_(False).eval()
@@ -84,22 +84,30 @@ class PretrainedEncoder(Encoder):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, audio: Tensor) -> Tensor:
-        """See `Encoder.forward`."""
-        self._check(audio)
+    def _hidden_states(self, audio: Tensor, samples: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Recordings of equal length go through the model together, so that none is padded."""
+        states = [audio.new_zeros(len(audio), self.frames(audio.shape[1]), self.dim) for _ in layers]
+        for count in samples.unique().tolist():
+            rows = torch.nonzero(samples == count)[:, 0]
+            for state, hidden in zip(states, self._of_equal_length(audio[rows, :count], layers), strict=True):
+                state[rows, : hidden.shape[1]] = hidden.float()
+        return states
+
+    def _of_equal_length(self, audio: Tensor, layers: Sequence[int]) -> list[Tensor]:
         frames = self.frames(audio.shape[1])
-        audio = F.pad(audio.float(), (0, frames * self.hop_samples - audio.shape[1]))
+        audio = F.pad(audio, (0, frames * self.hop_samples - audio.shape[1]))
         if self.model_config["model_type"] in WAVEFORM_MODELS:
             if self.normalize:
-                audio = (audio - audio.mean(1, keepdim=True)) / (
-                    audio.var(1, keepdim=True, unbiased=False) + 1e-7
-                ).sqrt()
+                deviation = (audio.var(1, keepdim=True, unbiased=False) + 1e-7).sqrt()
+                audio = (audio - audio.mean(1, keepdim=True)) / deviation
             inputs = {"input_values": F.pad(audio, (0, TAIL_SAMPLES))}
         else:
             inputs = {"input_features": self._spectrogram(F.pad(audio, (0, TAIL_SAMPLES)))}
-        hidden = self.model(**inputs, output_hidden_states=True).hidden_states[self.layer]
-        assert hidden.shape[1] == frames, f"{hidden.shape[1]} frames for {audio.shape[1]} samples, expected {frames}"
-        return hidden.float()
+        hidden = self.model(**inputs, output_hidden_states=True).hidden_states
+        assert hidden[0].shape[1] == frames, (
+            f"{hidden[0].shape[1]} frames for {audio.shape[1]} samples, expected {frames}"
+        )
+        return [hidden[layer] for layer in layers]
 
     @staticmethod
     def _spectrogram(audio: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.errors import TrainingFailedError
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.semantic.augmentation import Augmentation, augmented
@@ -18,11 +19,15 @@ from audiolm.semantic.conformer import SUBSAMPLING, ConformerConfig, ConformerEn
 from audiolm.semantic.objectives import (
     BestRqConfig,
     BestRqObjective,
+    Hearing,
+    HubertConfig,
+    HubertObjective,
     Objective,
     Pretraining,
     W2vBertConfig,
     W2vBertObjective,
 )
+from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
 
 STATISTICS_BATCHES = 100  # of training crops that the spectra's mean and deviation are taken from
@@ -34,8 +39,8 @@ class EncoderStage(StageModule):
 
     Args:
         encoder: its sizes.
-        objective: "w2v-bert", or the simpler "best-rq".
-        w2v_bert, best_rq: settings of the two; the other one's are not looked at.
+        objective: "w2v-bert", the simpler "best-rq", or "hubert", which needs a tokenizer fitted before.
+        w2v_bert, best_rq, hubert: settings of the three; the others' are not looked at.
         augmentation: how the audio is changed before the encoder hears it; targets are made of the unchanged audio.
         learning_rate: peak; reached after `warmup_steps`, then a cosine down to a twentieth.
         weight_decay: of AdamW, on matrices only.
@@ -54,9 +59,10 @@ class EncoderStage(StageModule):
         self,
         *,
         encoder: ConformerConfig,
-        objective: Literal["w2v-bert", "best-rq"] = "w2v-bert",
+        objective: Literal["w2v-bert", "best-rq", "hubert"] = "w2v-bert",
         w2v_bert: W2vBertConfig = W2vBertConfig(),  # noqa: B008 - frozen
         best_rq: BestRqConfig = BestRqConfig(),  # noqa: B008
+        hubert: HubertConfig = HubertConfig(),  # noqa: B008
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         learning_rate: float = 5e-4,
         warmup_steps: int = 10_000,
@@ -66,14 +72,31 @@ class EncoderStage(StageModule):
     ) -> None:
         super().__init__(root=root)
         self.model = ConformerEncoder(encoder)
-        self.objective: Objective = (
-            W2vBertObjective(w2v_bert, self.model) if objective == "w2v-bert" else BestRqObjective(best_rq, self.model)
-        )
+        self._sources: dict[str, str] = {}
+        self.objective = self._objective(objective, w2v_bert, best_rq, hubert)
         self.augmentation = augmentation
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.skip_limit = skip_limit
         self.register_buffer("usage", torch.zeros(self.objective.codes, dtype=torch.int64))
         self.register_buffer("skipped_steps", torch.tensor(0))
+
+    def _objective(self, name: str, w2v_bert: W2vBertConfig, best_rq: BestRqConfig, hubert: HubertConfig) -> Objective:
+        if name == "w2v-bert":
+            return W2vBertObjective(w2v_bert, self.model)
+        if name == "best-rq":
+            return BestRqObjective(best_rq, self.model)
+        if hubert.tokenizer is None:
+            raise ValueError(
+                "objective: hubert needs hubert.tokenizer, the checkpoint of a tokenizer stage at 25 Hz: fit one on MFCC "
+                "first (stages/tokenizer.yaml with --model.encoder '{kind: mfcc}')"
+            )
+        checkpoint = load_stage_checkpoint(hubert.tokenizer, stage="tokenizer")
+        self._sources["tokenizer"] = checkpoint.digest
+        return HubertObjective(hubert, self.model, SemanticTokenizer.from_checkpoint(checkpoint))
+
+    def sources(self) -> dict[str, str]:
+        """The tokenizer whose units are predicted, if any."""
+        return self._sources
 
     @property
     def sample_rate_hz(self) -> int:
@@ -123,14 +146,15 @@ class EncoderStage(StageModule):
         return outcome.loss
 
     def _outcome(self, batch: Any, *, augmentation: Augmentation) -> Pretraining:
-        frames = -(-batch.samples // self.model.hop_samples)
-        longest = self.model.frames(batch.audio.shape[1])
-        inside = torch.arange(longest, device=batch.audio.device) < frames[:, None]
+        audio, frames = batch.audio, -(-batch.samples // self.model.hop_samples)
+        longest = self.model.frames(audio.shape[1])
+        inside = torch.arange(longest, device=audio.device) < frames[:, None]
         spectrogram = self.model.spectrogram
-        raw = spectrogram.raw(batch.audio, steps=SUBSAMPLING * longest)
+        raw = spectrogram.raw(audio, steps=SUBSAMPLING * longest)
         clean = spectrogram.normalize(raw)
         heard = spectrogram.normalize(augmented(raw, augmentation)) if augmentation.changes else clean
-        return self.objective(self.model, heard, clean, inside, step=self.trainer.global_step)
+        hearing = Hearing(audio, batch.samples, clean, heard, inside)
+        return self.objective(self.model, hearing, step=self.trainer.global_step)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Skip a step whose gradient is not finite, count it, and stop past the limit; all ranks see the same gradient."""

@@ -67,9 +67,11 @@ class TokenizerStage(StageModule):
                 f"({restarts}) at least 1"
             )
         self.automatic_optimization = False
-        self.model = SemanticTokenizer(make_encoder(encoder), clusters=clusters, levels=levels).requires_grad_(False)
+        self.model = SemanticTokenizer(
+            make_encoder(encoder, root=self.root), clusters=clusters, levels=levels
+        ).requires_grad_(False)
         self.given = (
-            read_centroids(centroids, encoder=self.model.encoder, clusters=clusters, levels=levels)
+            read_centroids(centroids, encoder=made, clusters=clusters, levels=levels)
             if centroids
             else None
         )
@@ -85,6 +87,10 @@ class TokenizerStage(StageModule):
     def config_dict(self) -> dict[str, Any]:
         """See `StageModule.config_dict`."""
         return self.model.config_dict()
+
+    def sources(self) -> dict[str, str]:
+        """The encoder, weights and layer."""
+        return {"encoder": self.model.config_dict()["encoder_digest"]}
 
     def configure_optimizers(self) -> None:
         """No gradients, no optimizer."""
