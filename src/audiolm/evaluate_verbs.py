@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.evaluate_units import add_units
+from audiolm.evaluate_abx import add_abx
 from audiolm.manifest import SPLITS
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     codec.add_argument("--out", type=Path, help="folder of the results; by default ROOT/evaluation/codec")
     codec.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that measure")
     add_units(commands)
+    add_abx(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:
