@@ -213,3 +213,16 @@ def test_items_of_which_none_has_a_frame_are_refused() -> None:
     items = [Item("f", Fraction(0), Fraction("0.01"), "P", "L", "R", "s")]
     with pytest.raises(ValueError, match="none of 1 items has a frame at 25 Hz"):
         measure_abx(items, lambda stem: torch.ones(9, 2), rate_hz=25)
+
+
+def test_threads_change_nothing_and_leave_their_number_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(abx_cells.FRAME_DISTANCES_AT_ONCE, "cpu", 300)
+    items, features = made_up(count=80, seed=3)
+    alone = measure_abx(items, features.__getitem__, rate_hz=50)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert measure_abx(items, features.__getitem__, rate_hz=50).scores == alone.scores
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
