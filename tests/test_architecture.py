@@ -13,7 +13,18 @@ ARROW = ["audio", "manifest", "recordings", "scan", "corpus", "demo_corpus", "co
 ARROW += ["generator", "evaluation"]
 SHARED = {"files", "errors", "checkpoint", "tokens.spec"}
 SIDE_BY_SIDE = {("semantic", "codec"), ("codec", "semantic")}
-ON_TOP = {"stages", "stage_cli", "verbs", "evaluate_verbs", "evaluate_units", "evaluate_abx", "cli", "chain", "install", "__main__"}
+ON_TOP = {
+    "stages",
+    "stage_cli",
+    "verbs",
+    "evaluate_verbs",
+    "evaluate_units",
+    "evaluate_abx",
+    "cli",
+    "chain",
+    "install",
+    "__main__",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

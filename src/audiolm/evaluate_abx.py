@@ -24,14 +24,14 @@ def add_abx(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     abx.add_argument(
         "--features",
         required=True,
-        help="mfcc; encoder: the tokenizer's, before normalising; features: normalised by the tokenizer; units: through their "
+        help="mfcc; encoder: the trained one, else the tokenizer's, before normalising; features: normalised by the tokenizer; units: through their "
         "centroids; codes: quantised vectors of a codec; or a folder of .pt, .npy or .txt files",
     )
     abx.add_argument(
         "--root", type=Path, default=Path("checkpoints"), help="folder of the chain; or a checkpoint, or a public codec"
     )
     abx.add_argument("--encoder", help="with encoder: a public model by name or folder; --layer is needed")
-    abx.add_argument("--layer", type=int, help="with encoder: which one; by default the tokenizer's")
+    abx.add_argument("--layer", type=int, help="with encoder: which one; by default the one that is clustered")
     abx.add_argument("--levels", type=int, help="with codes: the first so many; by default all")
     abx.add_argument("--rate-hz", type=_rate, help="frames per second, of mfcc (default 25) and of a folder")
     abx.add_argument("--normalize", action="store_true", help="zero mean and unit variance over these recordings")
@@ -120,9 +120,10 @@ def _source(options: argparse.Namespace, items: "list[Item]", *, device: str) ->
 
         encoder = PretrainedEncoder.from_pretrained(options.encoder, layer=options.layer)
         return sources.encoder_source(encoder, recordings, device=device)
-    tokenizer = sources.load_tokenizer(options.root)
     if name == "encoder":
-        return sources.encoder_source(tokenizer.encoder, recordings, layer=options.layer, device=device)
+        encoder = sources.load_encoder(options.root)
+        return sources.encoder_source(encoder, recordings, layer=options.layer, device=device)
+    tokenizer = sources.load_tokenizer(options.root)
     return sources.tokenizer_source(tokenizer, recordings, units=name == "units", device=device)
 
 

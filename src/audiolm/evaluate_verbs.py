@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiolm.evaluate_units import add_units
 from audiolm.evaluate_abx import add_abx
+from audiolm.evaluate_units import add_units
 from audiolm.manifest import SPLITS
 
 if TYPE_CHECKING:

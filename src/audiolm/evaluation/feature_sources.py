@@ -17,6 +17,7 @@ from audiolm.codec.codec import Codec
 from audiolm.evaluation.abx_frames import SPARE_FRAMES
 from audiolm.evaluation.item_recordings import find_by_stem
 from audiolm.semantic.encoder import Encoder
+from audiolm.semantic.encoders import selected_layer, trained_encoder
 from audiolm.semantic.tokenizer import SemanticTokenizer
 
 FILE_SUFFIXES = (".pt", ".npy", ".txt")
@@ -61,12 +62,13 @@ def encoder_source(
 def tokenizer_source(
     tokenizer: SemanticTokenizer, recordings: dict[str, Path], *, units: bool, device: str = "cpu"
 ) -> FeatureSource:
-    """What a tokenizer clusters, normalised but not quantised; or with `units` the centroids of its units."""
+    """What a tokenizer clusters, normalised but not quantised; or with `units` the centroids of its units, summed
+    over its levels."""
     tokenizer = tokenizer.eval().to(device)
 
     def features(audio: Tensor) -> Tensor:
         if units:
-            return tokenizer.centroids[tokenizer.encode(audio)[0]]
+            return tokenizer.embed(tokenizer.encode_levels(audio)[0])
         return tokenizer.normalize(tokenizer.encoder(audio)[0].float())
 
     rate_hz = Fraction(tokenizer.rate_hz)
@@ -129,6 +131,21 @@ def load_tokenizer(root: Path) -> SemanticTokenizer:
     """The tokenizer of a chain, or that of a `.ckpt` file."""
     path = root if root.suffix == ".ckpt" else root / "tokenizer" / "best.ckpt"
     return SemanticTokenizer.from_checkpoint(load_stage_checkpoint(path, stage="tokenizer"))
+
+
+def load_encoder(root: Path) -> Encoder:
+    """The encoder that a chain has trained, else the one its tokenizer uses; or that of a `.ckpt` file of either stage."""
+    path = root if root.suffix == ".ckpt" else root / "encoder" / "best.ckpt"
+    if not path.exists() and root.suffix != ".ckpt":
+        return load_tokenizer(root).encoder
+    checkpoint = load_stage_checkpoint(path, stage=("encoder", "tokenizer"))
+    if checkpoint.stage == "tokenizer":
+        return SemanticTokenizer.from_checkpoint(checkpoint).encoder
+    encoder, layer = trained_encoder(checkpoint), selected_layer(path.parent)
+    if layer is not None:
+        encoder.check_layers([layer])
+        encoder.layer = layer
+    return encoder
 
 
 def _of_audio(

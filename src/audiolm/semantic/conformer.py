@@ -161,7 +161,7 @@ def rotary_positions(frames: int, head_dim: int, *, like: Tensor) -> Tensor:
 def _block_config(config: ConformerConfig) -> Any:
     from transformers import Wav2Vec2BertConfig
 
-    return Wav2Vec2BertConfig(
+    block_config = Wav2Vec2BertConfig(
         hidden_size=config.dim,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
@@ -173,5 +173,6 @@ def _block_config(config: ConformerConfig) -> Any:
         activation_dropout=0.0,
         attention_dropout=config.dropout,
         conformer_conv_dropout=config.dropout,
-        attn_implementation="sdpa",
     )
+    block_config._attn_implementation = "sdpa"
+    return block_config

@@ -67,14 +67,9 @@ class TokenizerStage(StageModule):
                 f"({restarts}) at least 1"
             )
         self.automatic_optimization = False
-        self.model = SemanticTokenizer(
-            make_encoder(encoder, root=self.root), clusters=clusters, levels=levels
-        ).requires_grad_(False)
-        self.given = (
-            read_centroids(centroids, encoder=made, clusters=clusters, levels=levels)
-            if centroids
-            else None
-        )
+        made = make_encoder(encoder, root=self.root)
+        self.model = SemanticTokenizer(made, clusters=clusters, levels=levels).requires_grad_(False)
+        self.given = read_centroids(centroids, encoder=made, clusters=clusters, levels=levels) if centroids else None
         self.unused = torch.nn.Parameter(torch.zeros(()))  # DDP refuses a module without anything to train
         self.max_frames, self.iterations, self.restarts = max_frames, iterations, restarts
         self.fitted = False
