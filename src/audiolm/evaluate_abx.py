@@ -24,8 +24,8 @@ def add_abx(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     abx.add_argument(
         "--features",
         required=True,
-        help="mfcc; encoder: the trained one, else the tokenizer's, before normalising; features: normalised by the tokenizer; units: through their "
-        "centroids; codes: quantised vectors of a codec; or a folder of .pt, .npy or .txt files",
+        help="mfcc; encoder: the trained one, else the tokenizer's, before normalising; features: normalised by the "
+        "tokenizer; units: through their centroids; codes: quantised vectors of a codec; or a folder of .pt, .npy or .txt files",
     )
     abx.add_argument(
         "--root", type=Path, default=Path("checkpoints"), help="folder of the chain; or a checkpoint, or a public codec"
@@ -118,8 +118,8 @@ def _source(options: argparse.Namespace, items: "list[Item]", *, device: str) ->
     if name == "encoder" and options.encoder:
         from audiolm.semantic.pretrained import PretrainedEncoder
 
-        encoder = PretrainedEncoder.from_pretrained(options.encoder, layer=options.layer)
-        return sources.encoder_source(encoder, recordings, device=device)
+        public = PretrainedEncoder.from_pretrained(options.encoder, layer=options.layer)
+        return sources.encoder_source(public, recordings, device=device)
     if name == "encoder":
         encoder = sources.load_encoder(options.root)
         return sources.encoder_source(encoder, recordings, layer=options.layer, device=device)
