@@ -31,6 +31,7 @@ from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
 
 STATISTICS_BATCHES = 100  # of training crops that the spectra's mean and deviation are taken from
+JUDGED_TARGETS = 10  # per code: perplexity of fewer says more about the sample than about the codes
 FEW_CODES = 0.05  # of the codebook in effective use: collapsed
 
 
@@ -44,6 +45,7 @@ class EncoderStage(StageModule):
         augmentation: how the audio is changed before the encoder hears it; targets are made of the unchanged audio.
         learning_rate: peak; reached after `warmup_steps`, then a cosine down to a twentieth.
         weight_decay: of AdamW, on matrices only.
+        gradient_clip: largest norm of the gradient.
         skip_limit: steps whose loss or gradient is not finite are skipped, so many at most.
 
     Source: AudioLM, section IV-B (w2v-BERT XL, trained on the same audio); w2v-BERT (arXiv 2108.06209); BEST-RQ
@@ -67,16 +69,22 @@ class EncoderStage(StageModule):
         learning_rate: float = 5e-4,
         warmup_steps: int = 10_000,
         weight_decay: float = 0.01,
+        gradient_clip: float = 1.0,
         skip_limit: int = 20,
         root: str = "checkpoints",
     ) -> None:
         super().__init__(root=root)
+        if learning_rate < 0 or gradient_clip <= 0 or min(warmup_steps, skip_limit) < 0:
+            raise ValueError(
+                "learning_rate, warmup_steps and skip_limit must be at least 0 and gradient_clip above 0, got "
+                f"{learning_rate}, {warmup_steps}, {skip_limit} and {gradient_clip}"
+            )
         self.model = ConformerEncoder(encoder)
         self._sources: dict[str, str] = {}
         self.objective = self._objective(objective, w2v_bert, best_rq, hubert)
         self.augmentation = augmentation
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.skip_limit = skip_limit
+        self.gradient_clip, self.skip_limit = gradient_clip, skip_limit
         self.register_buffer("usage", torch.zeros(self.objective.codes, dtype=torch.int64))
         self.register_buffer("skipped_steps", torch.tensor(0))
 
@@ -157,15 +165,14 @@ class EncoderStage(StageModule):
         return self.objective(self.model, hearing, step=self.trainer.global_step)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Skip a step whose gradient is not finite, count it, and stop past the limit; all ranks see the same gradient."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        """Clip. Skip a step whose gradient is not finite, count it, and stop past the limit: all ranks see the same one."""
+        parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
         self.log("train/gradient_norm", norm)
         if norm.isfinite():
             return
         self.skipped_steps += 1
-        for gradient in gradients:
-            gradient.zero_()
+        optimizer.zero_grad(set_to_none=False)
         if self.skipped_steps > self.skip_limit:
             raise TrainingFailedError(
                 f"{int(self.skipped_steps)} training steps had a loss or gradient that was not finite (limit "
@@ -195,11 +202,12 @@ class EncoderStage(StageModule):
             dist.all_reduce(usage)
         else:
             usage = self.usage
-        shares = usage / usage.sum().clamp(min=1)
+        if self.trainer.sanity_checking or usage.sum() < JUDGED_TARGETS * len(usage):
+            return
+        shares = usage / usage.sum()
         perplexity = float((-(shares * shares.clamp(min=1e-12).log()).sum()).exp())
         self.log("train/code_perplexity", perplexity)
-        few = FEW_CODES * len(usage)
-        if usage.sum() >= 10 * len(usage) and perplexity < few:
+        if perplexity < FEW_CODES * len(usage):
             rank_zero_warn(
                 f"The target codes have collapsed: of {len(usage)} only {perplexity:.1f} are in effective use. What "
                 "helps: a larger weight of the diversity loss, a lower learning rate, a slower gumbel_decay, fewer codes; "
