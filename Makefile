@@ -6,6 +6,8 @@ SHELL := bash
 DATA ?=
 PRESET ?= demo
 CODEC ?=
+ENCODER ?=
+LAYER ?=
 RUN ?=
 DEVICES ?= auto
 NODES ?= 1
@@ -22,12 +24,15 @@ CHAIN := $(ROOT)/chain.json
 
 # the codec is trained, or is a public one; that has one configuration for all presets
 CODEC_STAGE := $(if $(CODEC),codec_pretrained,codec)
+# the encoder is trained, or is a public one, of which the tokenizer takes layer LAYER; "mfcc" is none at all
+encoder_options = $(if $(ENCODER),$(if $(filter mfcc,$(ENCODER)),--model.encoder.kind mfcc,--model.encoder.kind pretrained \
+	--model.encoder.name "$(ENCODER)" --model.encoder.layer $(or $(LAYER),$(error ENCODER=$(ENCODER) needs LAYER: which one to cluster))))
 # a stage's configurations: the paper's, then the preset's overlay
 configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out codec_pretrained,$(1)),stages/$(PRESET)/$(1).yaml))
 lightning = $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
 	--trainer.devices $(DEVICES) --trainer.num_nodes $(NODES) --trainer.strategy $(STRATEGY)
 
-.PHONY: help setup setup-evaluation check test train-all chain corpus codec tokenizer tokens semantic coarse fine generator samples report clean
+.PHONY: help setup setup-evaluation check test train-all chain corpus codec encoder tokenizer tokens semantic coarse fine generator samples report clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
@@ -37,6 +42,7 @@ help: ## this list
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
 	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper | piano (paper size, 3 x 16384 codes)"
 	@echo "  CODEC=NAME      a public codec instead of a trained one: name or folder of an EnCodec, DAC or Mimi"
+	@echo "  ENCODER=NAME LAYER=N  a public encoder instead of a trained one: HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0; or mfcc"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=auto NODES=1 STRATEGY=auto    processes per node, nodes, and auto | ddp | …"
 
@@ -76,13 +82,15 @@ train-all: report ## every stage, the generator, continuations and a report
 	@echo "         $$(ls $(ROOT)/samples/*.wav | head -1)   and $$(ls $(ROOT)/samples/*.wav | wc -l) wav files in all"
 	@echo "Speak:   $(BIN)/audiolm generate --generator $(ROOT)/generator --prompt some.wav --seconds 7 --out out/"
 
-# Refuses another DATA, PRESET or CODEC in the same chain. Runs first, every time; a prerequisite by order only.
+# Refuses another DATA, PRESET, CODEC or ENCODER in the same chain. Runs first, every time; a prerequisite by order only.
 chain: $(READY)
-	@$(AUDIOLM) chain --root $(ROOT) --data "$(DATA)" --preset $(PRESET) --codec "$(CODEC)"
+	@$(AUDIOLM) chain --root $(ROOT) --data "$(DATA)" --preset $(PRESET) --codec "$(CODEC)" \
+		--encoder "$(ENCODER)$(if $(LAYER), layer $(LAYER))"
 
 corpus: $(ROOT)/manifest.jsonl ## the list of utterances            DATA -> manifest.jsonl
 codec: $(ROOT)/codec/done.json ## SoundStream, or CODEC             audio -> codec/
-tokenizer: $(ROOT)/tokenizer/done.json ## units: features, k-means         audio -> tokenizer/
+encoder: $(ROOT)/encoder/done.json ## w2v-BERT                          audio -> encoder/
+tokenizer: $(ROOT)/tokenizer/done.json ## units: features, k-means         audio, encoder -> tokenizer/
 tokens: $(ROOT)/tokens/sealed.json ## both token streams               audio, codec, tokenizer -> tokens/
 semantic: $(ROOT)/semantic/done.json ## semantic LM                       tokens/ -> semantic/
 coarse: $(ROOT)/coarse/done.json ## coarse acoustic LM                tokens/ -> coarse/
@@ -100,8 +108,12 @@ $(ROOT)/manifest.jsonl: $(if $(DATA),,$(ROOT)/demo-corpus/demo-corpus.json) | ch
 $(ROOT)/codec/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,$(CODEC_STAGE)) | chain
 	$(call lightning,fit,$(CODEC_STAGE)) $(if $(CODEC),--model.name "$(CODEC)") --ckpt_path last
 
-$(ROOT)/tokenizer/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,tokenizer) | chain
-	$(call lightning,fit,tokenizer)
+$(ROOT)/encoder/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,encoder) | chain
+	$(call lightning,fit,encoder) --ckpt_path last
+
+$(ROOT)/tokenizer/done.json: $(if $(ENCODER),$(ROOT)/manifest.jsonl,$(ROOT)/encoder/done.json) \
+		$(wildcard $(ROOT)/encoder/selected.json) lightning.yaml $(call configs,tokenizer) | chain
+	$(call lightning,fit,tokenizer) $(encoder_options)
 
 $(ROOT)/tokens/sealed.json: $(ROOT)/codec/done.json $(ROOT)/tokenizer/done.json lightning.yaml $(call configs,tokenize) | chain
 	$(call lightning,predict,tokenize) --return_predictions false
@@ -128,5 +140,5 @@ $(ROOT)/report/index.html: $(ROOT)/samples/samples.json | chain
 
 clean: ## remove the chain of RUN (asks first)
 	@read -r -p "Remove $(ROOT) and everything that was trained in it? [y/N] " answer && [ "$$answer" = y ] && \
-		rm -rf $(ROOT)/{demo-corpus,codec,tokenizer,tokens,semantic,coarse,fine,generator,samples,report,evaluation} \
+		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,report,evaluation} \
 		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json}

@@ -1,4 +1,4 @@
-"""The stamp of a chain: which data, which preset and which codec its folder belongs to."""
+"""The stamp of a chain: which data, preset, codec and encoder its folder belongs to."""
 
 import hashlib
 from pathlib import Path
@@ -7,21 +7,22 @@ from audiolm.files import read_json, write_json
 
 
 class ChainError(ValueError):
-    """A chain's folder is asked to serve other data, another preset or another codec."""
+    """A chain's folder is asked to serve other data, another preset, codec or encoder."""
 
 
-def check_chain(root: Path, *, data: str, preset: str, codec: str = "", configs: Path | None = None) -> None:
-    """Claim a folder for (data, preset, codec), or check that it was claimed for the same; remember the configurations' digests.
+def check_chain(root: Path, *, data: str, preset: str, codec: str = "", encoder: str = "", configs: Path | None = None) -> None:
+    """Claim a folder for (data, preset, codec, encoder), or check that it was claimed for the same; remember the configurations' digests.
 
     Args:
         root: the chain's folder.
         data: the corpus, or "" for the demo corpus.
         preset: demo, small or paper.
         codec: name or folder of a public codec, or "" for one trained here.
+        encoder: a public encoder and its layer, or "" for one trained here.
         configs: folder that holds `lightning.yaml` and `stages/`; by default the working directory.
 
     Raises:
-        ChainError: if the folder belongs to other data, another preset or another codec, naming `RUN=`; or if the preset
+        ChainError: if the folder belongs to other data, another preset, codec or encoder, naming `RUN=`; or if the preset
             does not exist.
         FileNotFoundError: if `data` is not there.
     """
@@ -36,11 +37,12 @@ def check_chain(root: Path, *, data: str, preset: str, codec: str = "", configs:
         "data": str(Path(data).resolve()) if data else "",
         "preset": preset,
         "codec": str(Path(codec).resolve()) if codec and Path(codec).is_dir() else codec,
+        "encoder": encoder,
     }
-    absent = {"data": "(the demo corpus)", "codec": "(trained here)"}
+    absent = {"data": "(the demo corpus)", "codec": "(trained here)", "encoder": "(trained here)"}
     path = root / "chain.json"
     if path.exists():
-        found = {"codec": "", **read_json(path, made_by="make train-all")}  # the first stamps knew of no other codec
+        found = {"codec": "", "encoder": "", **read_json(path, made_by="make train-all")}  # the first stamps knew of no other codec
         differing = [
             f"{key.upper()}={found.get(key) or absent.get(key)} there, {ours[key] or absent.get(key)} now"
             for key in ours

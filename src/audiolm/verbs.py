@@ -88,11 +88,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add_evaluate(commands.add_parser("evaluate", help="measure a part: codec, abx", description="Measure a part."))
 
-    chain = add("chain", _chain, "claim a chain's folder for a corpus, a preset and a codec (the Makefile does this)")
+    chain = add("chain", _chain, "claim a chain's folder for a corpus, a preset, a codec and an encoder (the Makefile does this)")
     _root(chain)
     chain.add_argument("--data", default="", help="the corpus; empty: the demo corpus")
     chain.add_argument("--preset", default="demo")
     chain.add_argument("--codec", default="", help="name or folder of a public codec; empty: one is trained")
+    chain.add_argument("--encoder", default="", help="a public encoder and its layer; empty: one is trained")
     return parser
 
 
@@ -239,4 +240,4 @@ def _results(options: argparse.Namespace) -> None:
 def _chain(options: argparse.Namespace) -> None:
     from audiolm.chain import check_chain
 
-    check_chain(options.root, data=options.data, preset=options.preset, codec=options.codec)
+    check_chain(options.root, data=options.data, preset=options.preset, codec=options.codec, encoder=options.encoder)
