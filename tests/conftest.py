@@ -12,7 +12,7 @@ from audiolm.audio import write_audio
 from audiolm.corpus import prepare
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ("codec", "tokenizer", "tokenize", "semantic", "coarse", "fine")
+STAGES = ("codec", "encoder", "tokenizer", "tokenize", "semantic", "coarse", "fine")
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 os.environ["MPLBACKEND"] = "Agg"

@@ -12,7 +12,7 @@ from audiolm.cli import base_config
 REPOSITORY = Path(__file__).parents[1]
 YAMLS = sorted((REPOSITORY / "stages").rglob("*.yaml"))
 PRESETS = ["paper", "small", "demo"]
-STAGES = ["codec", "tokenizer", "tokenize", "semantic", "coarse", "fine"]
+STAGES = ["codec", "encoder", "tokenizer", "tokenize", "semantic", "coarse", "fine"]
 DETOKENIZERS = ["detokenizer_units", "detokenizer_codes"]
 
 

@@ -10,8 +10,10 @@ class ChainError(ValueError):
     """A chain's folder is asked to serve other data, another preset, codec or encoder."""
 
 
-def check_chain(root: Path, *, data: str, preset: str, codec: str = "", encoder: str = "", configs: Path | None = None) -> None:
-    """Claim a folder for (data, preset, codec, encoder), or check that it was claimed for the same; remember the configurations' digests.
+def check_chain(
+    root: Path, *, data: str, preset: str, codec: str = "", encoder: str = "", configs: Path | None = None
+) -> None:
+    """Claim a folder for (data, preset, codec, encoder), or check that it was claimed so; remember the configurations' digests.
 
     Args:
         root: the chain's folder.
@@ -42,7 +44,11 @@ def check_chain(root: Path, *, data: str, preset: str, codec: str = "", encoder:
     absent = {"data": "(the demo corpus)", "codec": "(trained here)", "encoder": "(trained here)"}
     path = root / "chain.json"
     if path.exists():
-        found = {"codec": "", "encoder": "", **read_json(path, made_by="make train-all")}  # the first stamps knew of no other codec
+        found = {
+            "codec": "",
+            "encoder": "",
+            **read_json(path, made_by="make train-all"),
+        }  # the first stamps knew of no other codec
         differing = [
             f"{key.upper()}={found.get(key) or absent.get(key)} there, {ours[key] or absent.get(key)} now"
             for key in ours

@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add_evaluate(commands.add_parser("evaluate", help="measure a part: codec, abx", description="Measure a part."))
 
-    chain = add("chain", _chain, "claim a chain's folder for a corpus, a preset, a codec and an encoder (the Makefile does this)")
+    chain = add(
+        "chain",
+        _chain,
+        "claim a chain's folder for a corpus, a preset, a codec and an encoder (the Makefile does this)",
+    )
     _root(chain)
     chain.add_argument("--data", default="", help="the corpus; empty: the demo corpus")
     chain.add_argument("--preset", default="demo")

@@ -16,7 +16,7 @@ from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import TokenStore
 
 LANGUAGE_MODELS = ("semantic", "coarse", "fine")
-STAGES = ("codec", "tokenizer", "tokens", *LANGUAGE_MODELS)  # in the order they run; each is a folder and a make target
+STAGES = ("codec", "encoder", "tokenizer", "tokens", *LANGUAGE_MODELS)  # in order; each is a folder and a make target
 COUNTED_UNITS = 5_000_000  # units read to see how evenly they are used; a corpus of 55 hours is read whole
 
 
@@ -86,7 +86,8 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class ChainFacts:
-    """Everything but the samples. What is not there is None, or a stage in state "missing"."""
+    """Everything but the samples. What is not there is None, or a stage in state "missing"; with a public encoder there is no
+    encoder stage at all."""
 
     root: Path
     data: str | None  # the corpus folder's name; "" for the demo corpus
@@ -129,7 +130,9 @@ def read_facts(root: Path) -> ChainFacts:
         preset=chain["preset"] if chain else None,
         manifest=read_manifest(manifest) if manifest.exists() else None,
         rejected=len(rejected.read_bytes().splitlines()) if rejected.exists() else 0,
-        stages={name: _stage(root, name) for name in STAGES},
+        stages={
+            name: _stage(root, name) for name in STAGES if not (name == "encoder" and chain and chain.get("encoder"))
+        },
         tokens=_tokens(root / "tokens"),
     )
 

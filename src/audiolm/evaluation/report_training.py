@@ -6,7 +6,6 @@ from audiolm.evaluation.codec_summary import codec_pictures
 from audiolm.evaluation.curves import Curve
 from audiolm.evaluation.report_facts import (
     LANGUAGE_MODELS,
-    STAGES,
     ChainFacts,
     StageFacts,
     TokenFacts,
@@ -25,6 +24,7 @@ from audiolm.manifest import SPLITS, Manifest
 NONE = "—"
 PURPOSE = {
     "codec": "Codec: audio to codes and back",
+    "encoder": "Encoder: features that tell what is said",
     "tokenizer": "Tokenizer: audio to semantic units",
     "tokens": "Tokens of the whole corpus",
     "semantic": "Semantic model: what is said",
@@ -61,7 +61,7 @@ def stages_section(facts: ChainFacts) -> Html:
         *("stage", "parameters", "steps", "minutes", "precision", "peak memory"),
         *("validation nats per token", "unigram", "bigram", "verdict"),
     )
-    rows = [_stage_row(facts.stages[name]) for name in STAGES]
+    rows = [_stage_row(facts.stages[name]) for name in facts.stages]
     records = [stage.done for stage in facts.stages.values() if stage.done is not None]
     minutes = sum(record["seconds"] for record in records) / 60
     machines = {
@@ -71,7 +71,7 @@ def stages_section(facts: ChainFacts) -> Html:
     parts = [table(head, rows)]
     if records:
         parts.append(paragraph(f"{minutes:.1f} minutes in all, on {'; '.join(sorted(machines))}."))
-    for name in STAGES:
+    for name in facts.stages:
         stage = facts.stages[name]
         if stage.state == "missing":
             parts.append(missing(f"{PURPOSE[name]}: this stage has not run yet.", facts.make(name)))
@@ -83,10 +83,12 @@ def stages_section(facts: ChainFacts) -> Html:
 def curves_section(facts: ChainFacts) -> Html:
     """The pictures of every stage that logged something."""
     parts: list[Html] = []
-    for name in STAGES:
+    for name in facts.stages:
         stage = facts.stages[name]
         if name == "codec":
             figures = _codec_figures(stage.curves)
+        elif name == "encoder":
+            figures = _encoder_figures(stage.curves)
         elif name == "tokenizer":
             figures = _tokenizer_figures(facts.tokens)
         else:
@@ -186,6 +188,23 @@ def _codec_figures(curves: Mapping[str, Curve]) -> list[Html]:
         figure(picture.svg, alt=f"{picture.title} of the codec over training steps")
         for picture in codec_pictures(curves)
     ]
+
+
+def _encoder_figures(curves: Mapping[str, Curve]) -> list[Html]:
+    shown = (
+        ("Naming what is masked", "prediction", "nats per frame"),
+        ("Named rightly", "accuracy", "share of masked frames"),
+        ("Contrastive loss", "contrastive", "nats per frame"),
+        ("Target codes in effective use", "code_perplexity", "perplexity"),
+    )
+    figures = []
+    for title, name, unit in shown:
+        found = {"training": f"train/{name}", "validation": f"validation/{name}"}
+        drawn = {label: curves[key] for label, key in found.items() if key in curves}
+        if drawn:
+            ends = ", ".join(f"{label} ending at {curve.last:.3g}" for label, curve in drawn.items())
+            figures.append(figure(curves_picture(title, drawn, unit=unit), alt=f"{title} over training steps, {ends}"))
+    return figures
 
 
 def _tokenizer_figures(tokens: TokenFacts | None) -> list[Html]:
