@@ -72,11 +72,13 @@ def fake_tokens(folder: Path, utterances: tuple[Utterance, ...]) -> None:
 
 
 def fake_stages(root: Path) -> None:
-    for stage in ("codec", "tokenizer", "tokens", "semantic", "coarse", "fine"):
+    for stage in ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine"):
         record(root / stage, stage)
     codec = {"train/loss": 90.0, "train/reconstruction": 40.0, "train/feature": 0.0, "validation/weighted": 95.0}
     codec |= {"validation/loss": 1.5, "validation/si_sdr_db": -3.0, "validation/perplexity_level_1": 7.0}
     write_log(root / "codec", 0, [{"step": step, **codec} for step in (9, 19, 29)])
+    encoder = {"train/loss": 5.0, "train/prediction": 3.0, "validation/prediction": 3.5, "train/code_perplexity": 20.0}
+    write_log(root / "encoder", 0, [{"step": step, **encoder} for step in (9, 19, 29)])
     write_log(root / "tokenizer", 0, [{"step": 0, "tokenizer/frames": 99, "tokenizer/used_share": 0.8}])
     for stage, levels in (("semantic", ()), ("coarse", (1,)), ("fine", (2, 3))):
         rows: list[dict[str, float]] = [{"step": 9, "train/loss": 4.0, "train/padding": 0.125}]
@@ -260,9 +262,16 @@ def test_long_curves_are_thinned_to_means_and_best_ignores_what_is_not_finite(tm
     assert curves["bad"].mean == 5.0
 
 
+def test_with_a_public_encoder_there_is_no_encoder_stage(chain: Path) -> None:
+    stamp = json.loads((chain / "chain.json").read_text())
+    (chain / "chain.json").write_text(json.dumps({**stamp, "encoder": "facebook/hubert-base-ls960 layer 9"}))
+    remove(chain / "encoder")
+    assert "make encoder" not in write_report(chain).read_text(encoding="utf-8")
+
+
 def test_an_empty_folder_gives_a_page_that_names_every_missing_part(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    for target in ("corpus", "codec", "tokenizer", "tokens", "semantic", "coarse", "fine", "samples"):
+    for target in ("corpus", "codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine", "samples"):
         assert f"<code>make {target}</code>" in page
     assert "<img" not in page
     assert "nan" not in page
@@ -273,6 +282,7 @@ def test_an_empty_folder_gives_a_page_that_names_every_missing_part(tmp_path: Pa
     [
         ("manifest.jsonl", "corpus"),
         ("codec", "codec"),
+        ("encoder", "encoder"),
         ("tokenizer", "tokenizer"),
         ("tokens", "tokens"),
         ("semantic", "semantic"),
