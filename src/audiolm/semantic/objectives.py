@@ -22,7 +22,8 @@ class W2vBertConfig:
     Args:
         codes: codebook size.
         code_dim: of the quantized vectors that contexts are compared with.
-        mask_probability: of a span of ten frames (400 ms) to begin at a frame.
+        mask_probability: of a masked span to begin at a frame.
+        mask_frames: length of a span; 10 are 400 ms.
         distractors: wrong answers per masked frame.
         contrastive_temperature: of the contrastive loss.
         contrastive, diversity, prediction: weights of the three losses.
@@ -34,6 +35,7 @@ class W2vBertConfig:
     codes: int = 1024
     code_dim: int = 1024
     mask_probability: float = 0.065
+    mask_frames: int = 10
     distractors: int = 100
     contrastive_temperature: float = 0.1
     contrastive: float = 1.0
@@ -42,7 +44,7 @@ class W2vBertConfig:
     gumbel_decay: float = 0.999995
 
     def __post_init__(self) -> None:
-        _check_codes(self.codes, self.mask_probability)
+        _check(self.codes, self.mask_probability, self.mask_frames)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class BestRqConfig:
         codes: codebook size.
         code_dim: of the random projection.
         seed: of projection and codes.
-        mask_probability: of a span of ten frames (400 ms) to begin at a frame; 0.01 per 10 ms in the paper.
+        mask_probability: of a masked span to begin at a frame; 0.01 per 10 ms in the paper.
+        mask_frames: length of a span; 10 are 400 ms.
         noise: deviation of the noise that takes the place of masked spectra.
 
     Source: BEST-RQ (arXiv 2202.01855), sections 3 and 4.
@@ -63,10 +66,11 @@ class BestRqConfig:
     code_dim: int = 16
     seed: int = 0
     mask_probability: float = 0.04
+    mask_frames: int = 10
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_codes(self.codes, self.mask_probability)
+        _check(self.codes, self.mask_probability, self.mask_frames)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class HubertConfig:
 
     Args:
         tokenizer: checkpoint of a tokenizer stage, at 25 Hz: units of MFCC first, then of an encoder trained on those.
-        mask_probability: of a span of ten frames (400 ms) to begin at a frame.
+        mask_probability: of a masked span to begin at a frame.
+        mask_frames: length of a span; 10 are 400 ms.
         unmasked: weight of naming the frames that are not masked, relative to those that are.
         noise: deviation of the noise that takes the place of masked spectra.
 
@@ -84,19 +89,21 @@ class HubertConfig:
 
     tokenizer: str | None = None
     mask_probability: float = 0.065
+    mask_frames: int = 10
     unmasked: float = 0.5
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_codes(2, self.mask_probability)
+        _check(2, self.mask_probability, self.mask_frames)
         if self.unmasked < 0:
             raise ValueError(f"unmasked must be at least 0, got {self.unmasked}")
 
 
-def _check_codes(codes: int, mask_probability: float) -> None:
-    if codes < 2 or not 0 < mask_probability < 1:
+def _check(codes: int, mask_probability: float, mask_frames: int) -> None:
+    if codes < 2 or not 0 < mask_probability < 1 or mask_frames < 1:
         raise ValueError(
-            f"codes must be at least 2 and mask_probability between 0 and 1, got {codes} and {mask_probability}"
+            "codes must be at least 2, mask_probability between 0 and 1 and mask_frames at least 1, got "
+            f"{codes}, {mask_probability} and {mask_frames}"
         )
 
 
@@ -169,7 +176,7 @@ class W2vBertObjective(Objective):
     def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
         """See `Objective.forward`. Masked latents are replaced by random vectors."""
         first, inside = encoder.config.contrastive_layers, hearing.inside
-        masked = span_mask(inside, probability=self.config.mask_probability)
+        masked = span_mask(inside, probability=self.config.mask_probability, span=self.config.mask_frames)
         latents = encoder.subsampling(hearing.heard, inside)
         same = hearing.heard is hearing.clean
         target_latents = latents if same else encoder.subsampling(hearing.clean, inside)
@@ -208,7 +215,7 @@ class BestRqObjective(Objective):
 
     def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
         """See `Objective.forward`."""
-        masked = span_mask(hearing.inside, probability=self.config.mask_probability)
+        masked = span_mask(hearing.inside, probability=self.config.mask_probability, span=self.config.mask_frames)
         last = hear_masked(encoder, hearing, masked, noise=self.config.noise)
         loss, accuracy = named(self.head, last[masked], targets := self.quantizer(hearing.clean)[masked])
         return Pretraining(loss, {"prediction": loss.detach(), "accuracy": accuracy}, targets)
@@ -241,7 +248,7 @@ class HubertObjective(Objective):
             features = self.tokenizer.normalize(self.tokenizer.encoder(hearing.audio, hearing.samples))
             units = features.new_zeros(inside.shape, dtype=torch.int64)
             units[inside] = self.tokenizer.quantize(features[inside], levels=1)[0]
-        masked = span_mask(inside, probability=config.mask_probability)
+        masked = span_mask(inside, probability=config.mask_probability, span=config.mask_frames)
         last, opened = hear_masked(encoder, hearing, masked, noise=config.noise), inside & ~masked
         hidden, accuracy = named(self.head, last[masked], units[masked])
         open_, open_accuracy = named(self.head, last[opened], units[opened]) if opened.any() else (hidden * 0, accuracy)
