@@ -7,6 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Centring(nn.Module):
+    """Takes the mean over frames from (frames, dim): that of the batch in training, its running average afterwards.
+
+    What all frames have in common would choose the same code for all of them: one code was in use after 100 steps.
+    """
+
+    mean: Tensor
+
+    def __init__(self, dim: int, *, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x - self.mean
+        mean = x.mean(0)
+        self.mean.lerp_(mean.detach(), self.momentum)
+        return x - mean
+
+
 class GumbelQuantizer(nn.Module):
     """Chooses one of `codes` vectors for every frame; the choice is made hard, its gradient soft.
 
@@ -21,8 +42,7 @@ class GumbelQuantizer(nn.Module):
 
     def __init__(self, *, dim: int, codes: int, code_dim: int) -> None:
         super().__init__()
-        # what all frames have in common would choose the same code for all of them: one code in use after 100 steps
-        self.centre = nn.BatchNorm1d(dim, affine=False)
+        self.centre = Centring(dim)
         self.scores = nn.Linear(dim, codes)
         nn.init.normal_(self.scores.weight, std=1.0)
         nn.init.zeros_(self.scores.bias)
