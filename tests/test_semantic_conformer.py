@@ -170,7 +170,7 @@ def test_the_gumbel_quantizer_is_hard_but_has_a_gradient() -> None:
     latents = torch.randn(30, 6, requires_grad=True)
     vectors, ids, shares = quantizer(latents, temperature=2.0)
     distances = torch.cdist(vectors, quantizer.codebook)
-    assert (distances.min(1).values < 1e-5).all()
+    assert (distances.min(1).values < 1e-3).all()
     assert ids.equal(quantizer.scores(copy.deepcopy(quantizer.centre)(latents)).argmax(1))
     assert math.isclose(float(shares.sum()), 1.0, rel_tol=1e-5)
     vectors.square().sum().backward()
