@@ -117,9 +117,19 @@ def test_the_trained_encoder_is_what_the_tokenizer_stage_takes(
     assert second(torch.randn(1, 6400)).shape == (1, 10, 16)
 
 
-def test_hubert_without_a_tokenizer_or_of_another_rate_is_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="fit one on MFCC"):
-        tiny_stage(tmp_path, objective="hubert", hubert=HubertConfig())
+def test_hubert_without_a_tokenizer_begins_with_units_of_mfcc_and_resumes_with_them(root: Path, tmp_path: Path) -> None:
+    stages = []
+    for stop in (None, 2):
+        stage = tiny_stage(tmp_path, objective="hubert", hubert=HubertConfig(clusters=6))
+        trainer = fit(stage, root, 5, stop=stop)
+        assert len(stage.objective.tokenizer.centroids[0].unique(dim=0)) == 6
+        trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+        stages.append(stage)
+    resumed = tiny_stage(tmp_path, objective="hubert", hubert=HubertConfig(clusters=6))
+    fit(resumed, root, 5, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=False)
+    for name, value in stages[0].state_dict().items():
+        if name != "usage":
+            assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_then_stop_the_run(root: Path, tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ class HubertConfig:
     """HuBERT's task.
 
     Args:
-        tokenizer: checkpoint of a tokenizer stage, at 25 Hz: units of MFCC first, then of an encoder trained on those.
+        tokenizer: checkpoint of a tokenizer stage at 25 Hz, fitted on an encoder that was trained before; by default, for a
+            first round, units of MFCC, fitted when training starts.
+        clusters: of the MFCC units.
         mask_probability: of a masked span to begin at a frame.
         mask_frames: length of a span; 10 are 400 ms.
         unmasked: weight of naming the frames that are not masked, relative to those that are.
@@ -88,13 +90,14 @@ class HubertConfig:
     """
 
     tokenizer: str | None = None
+    clusters: int = 100
     mask_probability: float = 0.065
     mask_frames: int = 10
     unmasked: float = 0.5
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(2, self.mask_probability, self.mask_frames)
+        _check(self.clusters, self.mask_probability, self.mask_frames)
         if self.unmasked < 0:
             raise ValueError(f"unmasked must be at least 0, got {self.unmasked}")
 

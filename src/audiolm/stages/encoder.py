@@ -1,5 +1,6 @@
 """The encoder stage: self-supervised pretraining of a Conformer on raw audio."""
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from audiolm.errors import TrainingFailedError
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.semantic.augmentation import Augmentation, augmented
 from audiolm.semantic.conformer import SUBSAMPLING, ConformerConfig, ConformerEncoder
+from audiolm.semantic.kmeans import fit_kmeans
+from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.semantic.objectives import (
     BestRqConfig,
     BestRqObjective,
@@ -40,7 +43,7 @@ class EncoderStage(StageModule):
 
     Args:
         encoder: its sizes.
-        objective: "w2v-bert", the simpler "best-rq", or "hubert", which needs a tokenizer fitted before.
+        objective: "w2v-bert", the simpler "best-rq", or "hubert", which predicts units of MFCC or of an earlier encoder.
         w2v_bert, best_rq, hubert: settings of the three; the others' are not looked at.
         augmentation: how the audio is changed before the encoder hears it; targets are made of the unchanged audio.
         learning_rate: peak; reached after `warmup_steps`, then a cosine down to a twentieth.
@@ -94,10 +97,8 @@ class EncoderStage(StageModule):
         if name == "best-rq":
             return BestRqObjective(best_rq, self.model)
         if hubert.tokenizer is None:
-            raise ValueError(
-                "objective: hubert needs hubert.tokenizer, the checkpoint of a tokenizer stage at 25 Hz: fit one on MFCC "
-                "first (stages/tokenizer.yaml with --model.encoder '{kind: mfcc}')"
-            )
+            mfcc = MfccEncoder(rate_hz=self.model.rate_hz, sample_rate_hz=self.model.sample_rate_hz)
+            return HubertObjective(hubert, self.model, SemanticTokenizer(mfcc, clusters=hubert.clusters))
         checkpoint = load_stage_checkpoint(hubert.tokenizer, stage="tokenizer")
         self._sources["tokenizer"] = checkpoint.digest
         return HubertObjective(hubert, self.model, SemanticTokenizer.from_checkpoint(checkpoint))
@@ -126,23 +127,47 @@ class EncoderStage(StageModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Measure mean and deviation of the corpus's spectra, once."""
-        spectrogram = self.model.spectrogram
-        if spectrogram.measured:
-            return
+        """Measure mean and deviation of the corpus's spectra, and fit HuBERT's first units, once."""
+        if not self.model.spectrogram.measured:
+            self._measure_spectra()
+        tokenizer = getattr(self.objective, "tokenizer", None)
+        if tokenizer is not None and not tokenizer.centroids.any():
+            self._fit_units(tokenizer)
+
+    def _first_recordings(self) -> Iterator[Tensor]:
+        """Crops (samples,) of the first training batches, without the silence behind them."""
         batches = self.trainer.datamodule.training_batches()  # type: ignore[attr-defined]
-        sums = torch.zeros(3, spectrogram.bins, dtype=torch.float64)
         for batch in islice(batches, STATISTICS_BATCHES):
             for audio, samples in zip(batch.audio, batch.samples.tolist(), strict=True):
-                steps = SUBSAMPLING * self.model.frames(samples)
-                spectra = spectrogram.raw(audio[None, :samples].to(self.device), steps=steps)[0].double().cpu()
-                sums += torch.stack([torch.full_like(spectra[0], steps), spectra.sum(0), spectra.square().sum(0)])
+                yield audio[:samples].to(self.device)
+
+    def _measure_spectra(self) -> None:
+        spectrogram = self.model.spectrogram
+        sums = torch.zeros(3, spectrogram.bins, dtype=torch.float64)
+        for audio in self._first_recordings():
+            steps = SUBSAMPLING * self.model.frames(len(audio))
+            spectra = spectrogram.raw(audio[None], steps=steps)[0].double().cpu()
+            sums += torch.stack([torch.full_like(spectra[0], steps), spectra.sum(0), spectra.square().sum(0)])
         if dist.is_available() and dist.is_initialized():
             every = sums.to(self.device)
             dist.all_reduce(every)
             sums = every.cpu()
         mean, square = sums[1] / sums[0], sums[2] / sums[0]
         spectrogram.set_statistics(mean.float(), (square - mean.square()).clamp(min=0).sqrt().float())
+
+    def _fit_units(self, tokenizer: SemanticTokenizer) -> None:
+        """Cluster MFCC of the first process's recordings; the others receive the result."""
+        if self.global_rank == 0:
+            features = torch.cat([tokenizer.encoder(audio[None])[0].cpu() for audio in self._first_recordings()])
+            deviation, mean = torch.std_mean(features, dim=0)
+            tokenizer.mean.copy_(mean)
+            tokenizer.deviation.copy_(deviation.clamp(min=1e-5))
+            normalized = tokenizer.normalize(features.to(self.device)).cpu()
+            tokenizer.centroids[0] = fit_kmeans(normalized, clusters=tokenizer.clusters).centroids.to(self.device)
+            self.print(f"encoder: {tokenizer.clusters} units of MFCC to learn from, fitted on {len(features):,} frames")
+        if dist.is_available() and dist.is_initialized():
+            for values in (tokenizer.mean, tokenizer.deviation, tokenizer.centroids):
+                dist.broadcast(values, src=0)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step of the objective."""
