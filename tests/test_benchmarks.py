@@ -31,14 +31,7 @@ def test_the_semantic_benchmark_prints_one_object_with_figures_and_settings() ->
 
 
 def test_a_size_that_does_not_exist_is_refused_by_name() -> None:
-    command = [
-        sys.executable,
-        str(REPOSITORY / "benchmarks" / "semantic.py"),
-        "--case",
-        "features:1",
-        "--sizes",
-        "huge",
-    ]
-    done = subprocess.run([*command, "--threads", "1"], stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "semantic.py"), "--sizes", "huge"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert "paper, or the path of a YAML" in done.stderr
