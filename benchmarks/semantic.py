@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands of this project do
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # the new name of a method that older versions lack
 
 STAGES = Path(__file__).parents[1] / "stages"
 KMEANS = (100_000, 1024, 1024, 20)  # frames, dim, clusters, iterations
