@@ -98,9 +98,7 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def training_batches(self) -> Iterator[Any]:
         """This process's training batches from the first on, read as they are asked for: to measure statistics on."""
-        dataset = TrainingCrops(
-            self._reader, self.manifest.split("train"), batch_size=self.batch_size, seed=self._seed
-        )
+        dataset = TrainingCrops(self._reader, self.manifest.split("train"), batch_size=self.batch_size, seed=self._seed)
         trainer = self._trainer
         return (dataset[number] for number in count(trainer.global_rank, trainer.world_size))
 

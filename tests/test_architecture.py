@@ -20,6 +20,7 @@ ON_TOP = {
     "evaluate_verbs",
     "evaluate_units",
     "evaluate_abx",
+    "evaluate_layers",
     "cli",
     "chain",
     "install",

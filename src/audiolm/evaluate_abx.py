@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from audiolm.evaluation.abx import AbxResult
+    from audiolm.evaluation.abx import AbxResult, AbxSettings
     from audiolm.evaluation.abx_items import Item
     from audiolm.evaluation.feature_sources import FeatureSource
 
@@ -35,16 +36,39 @@ def add_abx(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     abx.add_argument("--levels", type=int, help="with codes: the first so many; by default all")
     abx.add_argument("--rate-hz", type=_rate, help="frames per second, of mfcc (default 25) and of a folder")
     abx.add_argument("--normalize", action="store_true", help="zero mean and unit variance over these recordings")
-    abx.add_argument("--distance", default="cosine", help="cosine (default), euclidian, kl or kl_symmetric")
     abx.add_argument("--context", nargs="+", default=["within", "any"], help="within, any, or both (default)")
-    abx.add_argument(
+    add_comparison(abx)
+    abx.add_argument("--out", type=Path, help="folder of the results; by default ROOT/evaluation/abx/FEATURES")
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how items are compared; `comparison_of` reads them."""
+    parser.add_argument("--distance", default="cosine", help="cosine (default), euclidian, kl or kl_symmetric")
+    parser.add_argument(
         "--frames", default="corrected", help="libri-light: leave out each item's last frame, as published figures do"
     )
-    abx.add_argument("--max-group", type=int, default=10, help="of larger groups so many items are drawn")
-    abx.add_argument("--max-x-across", type=int, default=5, help="of more other speakers so many are drawn")
-    abx.add_argument("--seed", type=int, default=3459, help="of the draws and the bootstrap")
-    abx.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
-    abx.add_argument("--out", type=Path, help="folder of the results; by default ROOT/evaluation/abx/FEATURES")
+    parser.add_argument("--max-group", type=int, default=10, help="of larger groups so many items are drawn")
+    parser.add_argument("--max-x-across", type=int, default=5, help="of more other speakers so many are drawn")
+    parser.add_argument("--seed", type=int, default=3459, help="of the draws and the bootstrap")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+
+
+def comparison_of(options: argparse.Namespace) -> "tuple[AbxSettings, str]":
+    """The settings and the device that options of `add_comparison` ask for, both contexts compared."""
+    import torch
+
+    from audiolm.evaluation.abx import AbxSettings
+
+    settings = AbxSettings(
+        distance=options.distance,
+        frames=options.frames,
+        max_size_group=options.max_group,
+        max_x_across=options.max_x_across,
+        seed=options.seed,
+    )
+    if options.device != "auto":
+        return settings, options.device
+    return settings, "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _rate(text: str) -> Fraction:
@@ -58,25 +82,13 @@ def _rate(text: str) -> Fraction:
 
 
 def _abx(options: argparse.Namespace) -> None:
-    import torch
-
-    from audiolm.evaluation.abx import AbxSettings, measure_abx
+    from audiolm.evaluation.abx import measure_abx
     from audiolm.evaluation.abx_items import read_items
     from audiolm.evaluation.abx_results import write_abx
     from audiolm.verbs import _progress
 
-    settings = AbxSettings(
-        contexts=tuple(dict.fromkeys(options.context)),
-        distance=options.distance,
-        frames=options.frames,
-        max_size_group=options.max_group,
-        max_x_across=options.max_x_across,
-        normalize=options.normalize,
-        seed=options.seed,
-    )
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings, device = comparison_of(options)
+    settings = replace(settings, contexts=tuple(dict.fromkeys(options.context)), normalize=options.normalize)
     items = read_items(options.items)
     source = _source(options, items, device=device)
     with _progress("evaluate abx") as progress:
@@ -121,8 +133,8 @@ def _source(options: argparse.Namespace, items: "list[Item]", *, device: str) ->
         public = PretrainedEncoder.from_pretrained(options.encoder, layer=options.layer)
         return sources.encoder_source(public, recordings, device=device)
     if name == "encoder":
-        encoder = sources.load_encoder(options.root)
-        return sources.encoder_source(encoder, recordings, layer=options.layer, device=device)
+        encoder = sources.load_encoder(options.root, layer=options.layer)
+        return sources.encoder_source(encoder, recordings, device=device)
     tokenizer = sources.load_tokenizer(options.root)
     return sources.tokenizer_source(tokenizer, recordings, units=name == "units", device=device)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.evaluate_abx import add_abx
+from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_units import add_units
 from audiolm.manifest import SPLITS
 
@@ -39,6 +40,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     codec.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that measure")
     add_units(commands)
     add_abx(commands)
+    add_layers(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

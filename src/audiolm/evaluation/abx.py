@@ -134,11 +134,16 @@ def measure_abx(
             f"none of {len(items)} items has a frame at {float(rate_hz):g} Hz: frames are too far apart for such short "
             "items, or the rate is wrong"
         )
+    return compare_items(found, settings=settings, device=device)
+
+
+def compare_items(found: ItemFrames, *, settings: AbxSettings, device: str = "cpu") -> AbxResult:
+    """`measure_abx` of items whose frames are there already, as they are: `settings.frames` and `normalize` come before."""
     began = time.perf_counter()
     scores = [score for context in settings.contexts for score in _scores(found, context, settings, device)]
     seconds = time.perf_counter() - began
     mean_frames = float(found.lengths.double().mean())
-    return AbxResult(tuple(scores), len(items), found.dropped, mean_frames, seconds)
+    return AbxResult(tuple(scores), len(found.items) + found.dropped, found.dropped, mean_frames, seconds)
 
 
 def _scores(found: ItemFrames, context: Context, settings: AbxSettings, device: str) -> list[AbxScore]:

@@ -17,7 +17,8 @@ from audiolm.codec.codec import Codec
 from audiolm.evaluation.abx_frames import SPARE_FRAMES
 from audiolm.evaluation.item_recordings import find_by_stem
 from audiolm.semantic.encoder import Encoder
-from audiolm.semantic.encoders import selected_layer, trained_encoder
+from audiolm.semantic.encoders import trained_encoder
+from audiolm.semantic.selection import selected_layer
 from audiolm.semantic.tokenizer import SemanticTokenizer
 
 FILE_SUFFIXES = (".pt", ".npy", ".txt")
@@ -133,18 +134,32 @@ def load_tokenizer(root: Path) -> SemanticTokenizer:
     return SemanticTokenizer.from_checkpoint(load_stage_checkpoint(path, stage="tokenizer"))
 
 
-def load_encoder(root: Path) -> Encoder:
-    """The encoder that a chain has trained, else the one its tokenizer uses; or that of a `.ckpt` file of either stage."""
+def load_encoder(root: Path, *, layer: int | None = None) -> Encoder:
+    """The encoder that a chain has trained, else the one its tokenizer uses; or that of a `.ckpt` file of either stage.
+
+    Args:
+        layer: the one to take; by default the one chosen for a trained encoder, or the tokenizer's.
+
+    Raises:
+        ValueError: for a layer that it does not have, or a choice of layer made for another encoder.
+    """
+    encoder = _load_encoder(root, choose=layer is None)
+    if layer is not None:
+        encoder.check_layers([layer])
+        encoder.layer = layer
+    return encoder
+
+
+def _load_encoder(root: Path, *, choose: bool) -> Encoder:
     path = root if root.suffix == ".ckpt" else root / "encoder" / "best.ckpt"
     if not path.exists() and root.suffix != ".ckpt":
         return load_tokenizer(root).encoder
     checkpoint = load_stage_checkpoint(path, stage=("encoder", "tokenizer"))
     if checkpoint.stage == "tokenizer":
         return SemanticTokenizer.from_checkpoint(checkpoint).encoder
-    encoder, layer = trained_encoder(checkpoint), selected_layer(path.parent)
-    if layer is not None:
-        encoder.check_layers([layer])
-        encoder.layer = layer
+    encoder = trained_encoder(checkpoint)
+    layer = selected_layer(path.parent, encoder) if choose else None
+    encoder.layer = encoder.layer if layer is None else layer
     return encoder
 
 

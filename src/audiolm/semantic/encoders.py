@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
-from audiolm.files import read_json
 from audiolm.semantic.conformer import ConformerConfig, ConformerEncoder
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.semantic.pretrained import PretrainedEncoder
+from audiolm.semantic.selection import COMMAND, selected_layer
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class EncoderConfig:
     Args:
         kind: "trained" is the encoder stage's; "pretrained" a public model through transformers; "mfcc" needs no weights.
         name: trained: its checkpoint, by default `<root>/encoder/best.ckpt`; pretrained: published name or folder.
-        layer: which hidden state to cluster: 0 is the input of the first layer, n the output of layer n. For a trained
-            encoder by default the one that `audiolm evaluate layers` chose (`<root>/encoder/selected.json`), else the
-            paper's, 7 of 12 into the masked-prediction module.
+        layer: which hidden state to cluster: 0 is the input of the first layer, n the output of layer n. By default the one
+            that `audiolm evaluate layers` chose for this encoder (`<root>/encoder/selected.json`); without such a choice a
+            trained encoder's is the paper's, 7 of 12 into the masked-prediction module, and a public one has none.
         rate_hz: mfcc only: frames per second. The trained encoder has 25, public models mostly 50.
     """
 
@@ -31,8 +31,8 @@ class EncoderConfig:
     rate_hz: int = 25
 
     def __post_init__(self) -> None:
-        if self.kind == "pretrained" and (self.name is None or self.layer is None):
-            raise ValueError("A pretrained encoder needs `name` (published name or folder) and `layer`.")
+        if self.kind == "pretrained" and self.name is None:
+            raise ValueError("A pretrained encoder needs `name`: published name or folder.")
 
 
 def make_encoder(config: EncoderConfig, *, root: Path) -> Encoder:
@@ -43,17 +43,26 @@ def make_encoder(config: EncoderConfig, *, root: Path) -> Encoder:
 
     Raises:
         FileNotFoundError: if the checkpoint or published model is not there, naming what makes it.
-        ValueError: for a layer that it does not have.
+        ValueError: for a layer that it does not have, a choice of layer that was made for another encoder, or a public encoder
+            without either.
     """
     if config.kind == "mfcc":
         return MfccEncoder(rate_hz=config.rate_hz)
     if config.kind == "pretrained":
         assert config.name is not None, "checked by EncoderConfig"
-        assert config.layer is not None, "checked by EncoderConfig"
-        return PretrainedEncoder.from_pretrained(config.name, layer=config.layer)
+        public = PretrainedEncoder.from_pretrained(config.name, layer=config.layer or 0)
+        if config.layer is None:
+            chosen = selected_layer(root / "encoder", public)
+            if chosen is None:
+                raise ValueError(
+                    f"A pretrained encoder needs `layer`: which hidden state to cluster. Give one, or let `{COMMAND} --encoder "
+                    f"{config.name}` choose."
+                )
+            public.layer = chosen
+        return public
     path = Path(config.name) if config.name else root / "encoder" / "best.ckpt"
     encoder = trained_encoder(load_stage_checkpoint(path, stage="encoder"))
-    layer = config.layer if config.layer is not None else selected_layer(path.parent)
+    layer = config.layer if config.layer is not None else selected_layer(path.parent, encoder)
     if layer is not None:
         encoder.check_layers([layer])
         encoder.layer = layer
@@ -74,12 +83,6 @@ def trained_encoder(checkpoint: StageCheckpoint) -> ConformerEncoder:
     except RuntimeError as error:
         raise ValueError(f"the weights of the encoder do not fit its configuration: {error}") from error
     return encoder.requires_grad_(False).eval()
-
-
-def selected_layer(folder: Path) -> int | None:
-    """The layer that `audiolm evaluate layers` wrote into an encoder stage's folder, if it did."""
-    path = folder / "selected.json"
-    return int(read_json(path, made_by="audiolm evaluate layers")["layer"]) if path.exists() else None
 
 
 def rebuild_encoder(config: dict[str, Any]) -> Encoder:
