@@ -35,7 +35,7 @@ class Crops(Dataset[WaveformBatch]):
 def fit(
     root: Path, *, crops: Dataset[WaveformBatch] | None = None, validation: int = 2, **options: object
 ) -> TokenizerStage:
-    stage = TokenizerStage(encoder=EncoderConfig(), root=str(root), **{"clusters": 6, "iterations": 5, **options})  # type: ignore[arg-type]
+    stage = TokenizerStage(encoder=EncoderConfig(kind="mfcc"), root=str(root), **{"clusters": 6, "iterations": 5, **options})  # type: ignore[arg-type]
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -117,9 +117,9 @@ def test_given_centroids_are_taken_with_their_normalisation(tmp_path: Path) -> N
     for name in ("centroids", "mean", "deviation"):
         assert torch.equal(getattr(first.model, name), getattr(second.model, name))
     with pytest.raises(ValueError, match="where .* is needed"):
-        TokenizerStage(encoder=EncoderConfig(), clusters=7, centroids=str(path), root=str(tmp_path))
+        TokenizerStage(encoder=EncoderConfig(kind="mfcc"), clusters=7, centroids=str(path), root=str(tmp_path))
     with pytest.raises(ValueError, match="fitted on another encoder"):
-        TokenizerStage(encoder=EncoderConfig(rate_hz=50), clusters=6, centroids=str(path), root=str(tmp_path))
+        TokenizerStage(encoder=EncoderConfig(kind="mfcc", rate_hz=50), clusters=6, centroids=str(path), root=str(tmp_path))
 
 
 def test_a_checkpoint_rebuilds_the_tokenizer_without_lightning(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_silence_too_little_audio_and_broken_features_stop_the_stage_in_words(tm
     with pytest.raises(ValueError, match="NaN or infinity"):
         fit(tmp_path, crops=Crops(2, gain=float("nan")))
     with pytest.raises(ValueError, match="max_frames"):
-        TokenizerStage(encoder=EncoderConfig(), clusters=10, max_frames=9, root=str(tmp_path))
+        TokenizerStage(encoder=EncoderConfig(kind="mfcc"), clusters=10, max_frames=9, root=str(tmp_path))
     assert not (tmp_path / "tokenizer" / "best.ckpt").exists()
