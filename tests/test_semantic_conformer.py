@@ -56,7 +56,7 @@ def test_a_padded_batch_gives_what_each_recording_gives_alone() -> None:
     encoder = tiny_encoder()
     lengths = [16000, 7001, 640, 1, 12800]
     rows = [torch.randn(length, generator=torch.Generator().manual_seed(length)) for length in lengths]
-    batch = torch.full((5, 16000), 7.0)  # what follows a recording is not even silent
+    batch = torch.full((5, 16000), float("nan"))  # what follows a recording is not even a number
     for padded, row in zip(batch, rows, strict=True):
         padded[: len(row)] = row
     states = encoder.hidden_states(batch, torch.tensor(lengths), layers=range(5))

@@ -64,7 +64,7 @@ class Encoder(nn.Module, abc.ABC):
         if samples.shape != (len(audio),) or samples.min() < 1 or samples.max() > audio.shape[1]:
             raise ValueError(f"samples must be one count per row, 1 to {audio.shape[1]}, got {samples.tolist()}")
         inside = torch.arange(audio.shape[1], device=audio.device) < samples[:, None]
-        states = self._hidden_states(audio.float() * inside, samples, layers)
+        states = self._hidden_states(audio.float().masked_fill(~inside, 0.0), samples, layers)
         kept = torch.arange(states[0].shape[1], device=audio.device) < -(-samples // self.hop_samples)[:, None]
         return [state.float() * kept[..., None] for state in states]
 
