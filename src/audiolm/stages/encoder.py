@@ -205,20 +205,12 @@ class EncoderStage(StageModule):
                 f"lengthen warmup_steps ({self.warmup_steps}). In the first steps, look for damaged recordings."
             )
 
-    def on_validation_start(self) -> None:
-        """The same masks at every validation; training's random stream goes on as if there had been none."""
-        self._random = torch.random.get_rng_state()
-        torch.manual_seed(0)
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """The objective on unchanged audio."""
+        """The objective on unchanged audio, behind the same masks at every validation; training seeds each of its steps."""
+        torch.manual_seed(batch_idx)
         outcome = self._outcome(batch, augmentation=Augmentation())
         values = {"loss": outcome.loss, **outcome.parts}
         self.log_dict({f"validation/{k}": v for k, v in values.items()}, sync_dist=True, batch_size=len(batch.audio))
-
-    def on_validation_end(self) -> None:
-        """See `on_validation_start`."""
-        torch.random.set_rng_state(self._random)
 
     def on_validation_epoch_end(self) -> None:
         """How many of the target codes are in effective use; a collapse is said, with what helps."""
