@@ -38,7 +38,7 @@ def test_two_processes_tokenize_every_utterance_once_and_alike(chain: Path, tmp_
         assert torch.equal(one.codes(row), two.codes(row))
 
 
-@pytest.mark.parametrize("stage", ["codec", "tokenizer", "fine"])
+@pytest.mark.parametrize("stage", ["codec", "encoder", "tokenizer", "fine"])
 def test_two_processes_train_one_model(chain: Path, tmp_path: Path, stage: str) -> None:
     root = Path(shutil.copytree(chain, tmp_path / "chain"))
     shutil.rmtree(root / stage)

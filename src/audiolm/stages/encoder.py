@@ -172,7 +172,10 @@ class EncoderStage(StageModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step of the objective."""
         outcome = self._outcome(batch, augmentation=self.augmentation)
-        self.usage += torch.bincount(outcome.ids, minlength=len(self.usage))
+        counts = torch.bincount(outcome.ids, minlength=len(self.usage))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        self.usage += counts
         self.log("train/loss", outcome.loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in outcome.parts.items()})
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -214,19 +217,15 @@ class EncoderStage(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """How many of the target codes are in effective use; a collapse is said, with what helps."""
-        if dist.is_available() and dist.is_initialized():
-            usage = self.usage.clone()
-            dist.all_reduce(usage)
-        else:
-            usage = self.usage
-        if self.trainer.sanity_checking or usage.sum() < JUDGED_TARGETS * len(usage):
+        codes = len(self.usage)
+        if self.trainer.sanity_checking or self.usage.sum() < JUDGED_TARGETS * codes:
             return
-        shares = usage / usage.sum()
+        shares = self.usage / self.usage.sum()
         perplexity = float((-(shares * shares.clamp(min=1e-12).log()).sum()).exp())
         self.log("train/code_perplexity", perplexity)
-        if perplexity < FEW_CODES * len(usage):
+        if perplexity < FEW_CODES * codes:
             rank_zero_warn(
-                f"The target codes have collapsed: of {len(usage)} only {perplexity:.1f} are in effective use. What "
+                f"The target codes have collapsed: of {codes} only {perplexity:.1f} are in effective use. What "
                 "helps: a larger weight of the diversity loss, a lower learning rate, a slower gumbel_decay, fewer codes; "
                 "or objective: best-rq, whose targets are fixed."
             )
