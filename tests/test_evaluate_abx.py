@@ -85,7 +85,7 @@ def test_a_tokenizer_gives_normalised_features_or_the_centroids_of_its_units(dat
     units = tokenizer_source(tokenizer, recordings(data), units=True).features("one")
     assert torch.allclose(features, tokenizer.normalize(tokenizer.encoder(audio_of(data, "one"))[0]))
     assert features.shape == units.shape
-    nearest = torch.cdist(features.double(), tokenizer.centroids.double()).argmin(1)
+    nearest = torch.cdist(features.double(), tokenizer.centroids[0].double()).argmin(1)
     assert torch.equal(units, tokenizer.centroids[0][nearest])
 
 

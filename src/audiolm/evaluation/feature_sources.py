@@ -20,6 +20,7 @@ from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import trained_encoder
 from audiolm.semantic.selection import selected_layer
 from audiolm.semantic.tokenizer import SemanticTokenizer
+from audiolm.semantic.windows import OVERLAP_SECONDS, WINDOW_SECONDS, encode_in_windows
 
 FILE_SUFFIXES = (".pt", ".npy", ".txt")
 
@@ -42,7 +43,7 @@ class FeatureSource:
 def encoder_source(
     encoder: Encoder, recordings: dict[str, Path], *, layer: int | None = None, device: str = "cpu"
 ) -> FeatureSource:
-    """The features of one layer of an encoder, as they come out of it.
+    """The features of one layer of an encoder, as they come out of it; long recordings in windows, as tokenizers do.
 
     Raises:
         ValueError: for a layer that does not exist.
@@ -52,9 +53,10 @@ def encoder_source(
     encoder = encoder.eval().to(device)
 
     def features(audio: Tensor) -> Tensor:
-        return encoder.hidden_states(audio, layers=[layer])[0][0]
+        return encode_in_windows(encoder, audio, layers=[layer], **windows)[0][0]
 
-    about = {"encoder": encoder.config_dict(), "layer": layer}
+    windows = {"window_seconds": WINDOW_SECONDS, "overlap_seconds": OVERLAP_SECONDS}
+    about = {"encoder": encoder.config_dict(), "layer": layer, **windows}
     return _of_audio(
         features, recordings, encoder.sample_rate_hz, Fraction(encoder.rate_hz), device=device, about=about
     )
@@ -70,7 +72,7 @@ def tokenizer_source(
     def features(audio: Tensor) -> Tensor:
         if units:
             return tokenizer.embed(tokenizer.encode_levels(audio)[0])
-        return tokenizer.normalize(tokenizer.encoder(audio)[0].float())
+        return tokenizer.features(audio)[0]
 
     rate_hz = Fraction(tokenizer.rate_hz)
     return _of_audio(

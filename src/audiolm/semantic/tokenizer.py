@@ -1,5 +1,6 @@
 """The semantic tokenizer: encoder, normalisation, nearest centroid; and again on what is left, where there are levels."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from audiolm.audio import resample
 from audiolm.checkpoint import StageCheckpoint, weights_digest
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import rebuild_encoder
+from audiolm.semantic.windows import OVERLAP_SECONDS, WINDOW_SECONDS, features_in_windows
 
 CHUNK_FRAMES = 8192  # distances are computed for so many frames at a time, to bound memory
 
@@ -17,12 +19,15 @@ class SemanticTokenizer(nn.Module):
     """Turns audio into units: the index of the centroid nearest to the normalised features.
 
     With several levels each one quantizes what those before it left over. The language models use the first alone; all of
-    them are the residual k-means that the paper compares with SoundStream at 6000 bit/s.
+    them are the residual k-means that the paper compares with SoundStream at 6000 bit/s. Recordings longer than a window are
+    encoded in overlapping ones, always the same, whoever asks.
 
     Args:
         encoder: what makes the features.
         clusters: K, the number of units of each level.
         levels: how many times the remainder is quantized.
+        window_seconds: how much audio the encoder hears at once; see `semantic.windows.encode_in_windows`.
+        overlap_seconds: what neighbouring windows share.
 
     Source: AudioLM, section III-B: every feature dimension is shifted and scaled to zero mean and unit variance before
     clustering, which "improves phonetic discriminability significantly". Residual k-means: section IV-D, Table I.
@@ -32,11 +37,20 @@ class SemanticTokenizer(nn.Module):
     deviation: Tensor
     centroids: Tensor  # (levels, clusters, dim)
 
-    def __init__(self, encoder: Encoder, *, clusters: int, levels: int = 1) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        clusters: int,
+        levels: int = 1,
+        window_seconds: float = WINDOW_SECONDS,
+        overlap_seconds: float = OVERLAP_SECONDS,
+    ) -> None:
         super().__init__()
         if clusters < 2 or levels < 1:
             raise ValueError(f"clusters must be at least 2 and levels at least 1, got {clusters} and {levels}")
         self.encoder, self.clusters, self.levels = encoder, clusters, levels
+        self.window_seconds, self.overlap_seconds = window_seconds, overlap_seconds
         self.register_buffer("mean", torch.zeros(encoder.dim))
         self.register_buffer("deviation", torch.ones(encoder.dim))
         self.register_buffer("centroids", torch.zeros(levels, clusters, encoder.dim))
@@ -80,9 +94,18 @@ class SemanticTokenizer(nn.Module):
         """
         if sample_rate_hz is not None:
             audio = resample(audio, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
-        features = self.normalize(self.encoder(audio).float())
-        units = torch.stack([self.quantize(row, levels=levels) for row in features])
-        return units
+        pieces = self._features_in_windows(audio)
+        return torch.cat([torch.stack([self.quantize(row, levels=levels) for row in piece]) for piece in pieces], dim=2)
+
+    @torch.no_grad()
+    def features(self, audio: Tensor) -> Tensor:
+        """The normalised features (batch, frames, dim) that `encode` quantizes, of audio at the encoder's rate."""
+        return torch.cat(list(self._features_in_windows(audio)), dim=1)
+
+    def _features_in_windows(self, audio: Tensor) -> Iterator[Tensor]:
+        windows = {"window_seconds": self.window_seconds, "overlap_seconds": self.overlap_seconds}
+        for (piece,) in features_in_windows(self.encoder, audio, layers=[self.encoder.layer], **windows):
+            yield self.normalize(piece)
 
     @torch.no_grad()
     def quantize(self, features: Tensor, *, levels: int | None = None) -> Tensor:
@@ -129,6 +152,8 @@ class SemanticTokenizer(nn.Module):
             "encoder_digest": encoder_digest(self.encoder),
             "clusters": self.clusters,
             "levels": self.levels,
+            "window_seconds": self.window_seconds,
+            "overlap_seconds": self.overlap_seconds,
         }
 
     @classmethod
@@ -145,7 +170,13 @@ class SemanticTokenizer(nn.Module):
                 "the tokenizer's checkpoint does not say which encoder it was fitted on: an older version made it. Run the "
                 "tokenizer stage again."
             )
-        tokenizer = cls(rebuild_encoder(config["encoder"]), clusters=config["clusters"], levels=config["levels"])
+        if "window_seconds" not in config:
+            raise ValueError(
+                "the tokenizer's checkpoint does not say in which windows it encodes long recordings: an older version made "
+                "it. Run the tokenizer stage again; its centroids can be kept, `--model.centroids` takes the old checkpoint."
+            )
+        sizes = ("clusters", "levels", "window_seconds", "overlap_seconds")
+        tokenizer = cls(rebuild_encoder(config["encoder"]), **{name: config[name] for name in sizes})
         try:
             tokenizer.load_state_dict(checkpoint.weights)
         except RuntimeError as error:
