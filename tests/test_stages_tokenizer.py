@@ -35,7 +35,9 @@ class Crops(Dataset[WaveformBatch]):
 def fit(
     root: Path, *, crops: Dataset[WaveformBatch] | None = None, validation: int = 2, **options: object
 ) -> TokenizerStage:
-    stage = TokenizerStage(encoder=EncoderConfig(kind="mfcc"), root=str(root), **{"clusters": 6, "iterations": 5, **options})  # type: ignore[arg-type]
+    stage = TokenizerStage(
+        encoder=EncoderConfig(kind="mfcc"), root=str(root), **{"clusters": 6, "iterations": 5, **options}
+    )  # type: ignore[arg-type]
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -119,7 +121,9 @@ def test_given_centroids_are_taken_with_their_normalisation(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="where .* is needed"):
         TokenizerStage(encoder=EncoderConfig(kind="mfcc"), clusters=7, centroids=str(path), root=str(tmp_path))
     with pytest.raises(ValueError, match="fitted on another encoder"):
-        TokenizerStage(encoder=EncoderConfig(kind="mfcc", rate_hz=50), clusters=6, centroids=str(path), root=str(tmp_path))
+        TokenizerStage(
+            encoder=EncoderConfig(kind="mfcc", rate_hz=50), clusters=6, centroids=str(path), root=str(tmp_path)
+        )
 
 
 def test_a_checkpoint_rebuilds_the_tokenizer_without_lightning(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ class EncoderStage(StageModule):
             return
         shares = self.usage / self.usage.sum()
         perplexity = float((-(shares * shares.clamp(min=1e-12).log()).sum()).exp())
-        self.log("train/code_perplexity", perplexity)
+        self.log("train/code_perplexity", perplexity, rank_zero_only=True)
         if perplexity < FEW_CODES * codes:
             rank_zero_warn(
                 f"The target codes have collapsed: of {codes} only {perplexity:.1f} are in effective use. What "
