@@ -61,7 +61,13 @@ def test_without_data_a_stage_says_what_to_run(
 ) -> None:
     from audiolm.cli import errors_in_words
 
-    for stage, word in (("codec", "audiolm prepare"), ("tokenizer", "audiolm prepare"), ("fine", "make tokens")):
+    missing = {
+        "codec": "audiolm prepare",
+        "encoder": "audiolm prepare",
+        "tokenizer": "make encoder",
+        "fine": "make tokens",
+    }
+    for stage, word in missing.items():
         with pytest.raises(SystemExit) as exit_, errors_in_words():
             run_stage_of(stage, tmp_path)
         assert exit_.value.code == 1

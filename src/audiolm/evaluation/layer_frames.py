@@ -13,6 +13,7 @@ from audiolm.evaluation.abx_items import Item, files_of
 from audiolm.evaluation.clips import Clip
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.moments import FeatureMoments, usable_deviation
+from audiolm.semantic.windows import encode_in_windows
 
 Progress = Callable[[str, int, int], None]  # called with what is done, how many of it are, and all
 
@@ -33,7 +34,7 @@ class Normalization:
 def states_of(encoder: Encoder, audio: Tensor, layers: Sequence[int]) -> list[Tensor]:
     """The features (frames, dim) of several layers of one recording (samples,), computed where the encoder is, on the CPU."""
     device = next((value.device for value in encoder.state_dict().values()), torch.device("cpu"))
-    return [state[0].float().cpu() for state in encoder.hidden_states(audio[None].to(device), layers=layers)]
+    return [state[0].float().cpu() for state in encode_in_windows(encoder, audio[None].to(device), layers=layers)]
 
 
 def training_statistics(

@@ -1,9 +1,11 @@
 """Public self-supervised models as transformers stores them: which ones, and reading them from a name or a folder."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 WAVEFORM_MODELS = ("hubert", "wavlm", "wav2vec2")
@@ -45,7 +47,12 @@ def read_public_model(name: str) -> tuple[Any, bool]:
     except OSError as error:
         raise FileNotFoundError(
             f"The encoder {name!r} has a configuration but its weights cannot be read: {_first_line(error)}. Copy or download "
-            "the whole folder."
+            "the whole folder, with weights of PyTorch."
+        ) from error
+    except (RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"The weights of the encoder {name!r} are damaged or do not fit its config.json: {_first_line(error)}. Copy or "
+            "download the whole folder again."
         ) from error
     missing = sorted(set(report["missing_keys"]) - UNUSED_WEIGHTS)
     if missing:
