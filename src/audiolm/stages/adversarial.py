@@ -137,7 +137,7 @@ class AdversarialStage(StageModule):
         """Keep the very last weights too, where the last step was not one of validation."""
         best = self.trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.filename == "best" and best.monitor is None:
-            self.trainer.save_checkpoint(self.folder / "best.ckpt")
+            self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)
 
     def configure_optimizers(self) -> tuple[list[AdamW], list[LambdaLR]]:
         if self.trainer.precision == "16-mixed":

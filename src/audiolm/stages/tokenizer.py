@@ -92,7 +92,7 @@ class TokenizerStage(StageModule):
         if dist.is_initialized():
             dist.broadcast(self.model.centroids, src=0)
         # by hand: ModelCheckpoint does not save where no optimizer has stepped
-        self.trainer.save_checkpoint(self.folder / "best.ckpt")
+        self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing to validate: quantization error and use of the clusters are logged when they are made."""
