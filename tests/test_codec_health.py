@@ -44,6 +44,13 @@ def usage(entries: int, *, frames: int, size: int = 100) -> torch.Tensor:
     return counts
 
 
+def test_silent_audio_is_said_to_be_silent() -> None:
+    health = TrainingHealth(levels=0, grace=5, patience=5)
+    said = [health.observe_loss(0.07, 0.001) for _ in range(40)]
+    assert "nearly silent" in (said[-1] or "")
+    assert health.hears_silence
+
+
 def test_a_codebook_collapses_when_few_entries_are_used_for_three_intervals() -> None:
     health = TrainingHealth(levels=1)
     for interval in (1, 2):

@@ -72,6 +72,13 @@ def test_two_streams_of_one_codec_do_not_mix() -> None:
     assert torch.equal(torch.cat(theirs, dim=2), codec.encode(audio[1:]))
 
 
+def test_no_audio_gives_no_frames_and_no_frames_give_no_audio() -> None:
+    codec = tiny_codec()
+    codes = EncoderStream(codec).push(torch.zeros(1, 2))
+    assert codes.shape == (1, codec.levels, 0)
+    assert DecoderStream(codec).push(codes).shape == (1, 0)
+
+
 def test_wrong_use_is_refused() -> None:
     codec = tiny_codec()
     with pytest.raises(ValueError, match="nothing was pushed"):

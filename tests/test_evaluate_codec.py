@@ -161,11 +161,18 @@ def test_more_levels_score_higher_and_pooled_numbers_are_the_means_of_the_files(
             values[int(row["levels"]), row["measure"]].append(float(row["value"]))
     for row in pooled["rows"]:
         numbers = values[row["levels"], row["measure"]]
+        assert row["bitrate_bps"] == row["levels"] * 3 * 16000
+        if row["measure"] == "real_time_factor":  # of all seconds together: a very short clip says nothing
+            seconds = [float(one["seconds"]) for one in rows if one["measure"] == row["measure"]][
+                :: len(settings.levels)
+            ]
+            weighted = sum(a * b for a, b in zip(numbers, seconds, strict=True)) / sum(seconds)
+            assert row["mean"] == pytest.approx(weighted)
+            continue
         assert row["mean"] == pytest.approx(statistics.mean(numbers))
         assert row["clips"] == len(numbers) == 3 - row["empty"]
         if len(numbers) > 1:
             assert row["standard_error"] == pytest.approx(statistics.stdev(numbers) / len(numbers) ** 0.5)
-        assert row["bitrate_bps"] == row["levels"] * 3 * 16000
     means = {key: statistics.mean(numbers) for key, numbers in values.items()}
     for name in settings.measures:
         rising = [means[levels, name] for levels in (1, 2, 3)]

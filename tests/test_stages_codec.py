@@ -46,10 +46,9 @@ def tiny_stage(root: Path, **changes: Any) -> CodecStage:
     torch.manual_seed(0)
     return CodecStage(
         discriminators=DiscriminatorConfig(stft_channels=2, wave_channels=4, wave_max_channels=8, wave_scales=1),
-        mel_windows=(64, 128),
         warmup_steps=2,
         root=str(root),
-        **{"codec": TINY, "discriminator_start": 3, "learning_rate": 1e-3, **changes},
+        **{"codec": TINY, "mel_windows": (64, 128), "discriminator_start": 3, "learning_rate": 1e-3, **changes},
     )
 
 
@@ -161,6 +160,21 @@ def test_a_run_with_an_absurd_learning_rate_is_stopped_and_explained(tmp_path: P
         TrainingFailedError, match=r"(exploded|learned nothing|not finite).*learning rate is too high \(30,"
     ):
         fit(stage, 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", -1.0),
+        ("gradient_clip", 0.0),
+        ("average_decay", 1.0),
+        ("discriminator_start", -5),
+        ("mel_windows", (3, 64)),
+    ],
+)
+def test_settings_that_cannot_train_are_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        tiny_stage(tmp_path, **{name: value})
 
 
 def test_a_collapsed_level_is_named_with_what_helps(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class SoundStreamConfig:
                 raise ValueError(f"SoundStreamConfig.{name} must be a whole number of at least 1, got {value!r}")
         if not self.strides or any(not isinstance(stride, int) or stride < 2 for stride in self.strides):
             raise ValueError(f"strides must be whole numbers of at least 2, such as (2, 4, 5, 8); got {self.strides}")
-        if self.codebook_size > 2**16:
-            raise ValueError(f"codebook_size must be at most 65536 (16-bit tokens), got {self.codebook_size}")
+        if not 2 <= self.codebook_size <= 2**16:
+            raise ValueError(f"codebook_size must be 2 to 65536 (16-bit tokens), got {self.codebook_size}")
         for name, low, high in (("ema_decay", 0, 1), ("dead_fraction", 0, 1), ("quantizer_dropout", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be {low} to {high}, got {getattr(self, name)}")

@@ -7,6 +7,7 @@ from audiolm.codec.quantizer import perplexity
 
 EXPLODED = 2.0  # times the best reconstruction loss so far
 NOTHING_LEARNED = 0.98  # of the loss that silence would have
+SILENT = 1.0  # the loss of silence against audio that is itself about silent; speech gives hundreds
 FEW_ENTRIES = 0.05  # of a codebook in effective use
 JUDGED_FRAMES = 10  # per codebook entry: perplexity of fewer says more about the sample than about the codebook
 
@@ -58,6 +59,11 @@ class TrainingHealth(nn.Module):
         self.bad = (self.bad + 1) * (exploded or useless)
         if self.bad < self.patience:
             return None
+        if self.hears_silence:
+            return (
+                f"The audio is nearly silent: silence scores {float(self.silence):.4g} against it, and the codec "
+                f"{float(self.loss):.4g}. Look at the recordings and their level."
+            )
         if exploded:
             return (
                 f"The reconstruction loss has exploded: {float(self.loss):.4g}, after it had been down to "
@@ -67,6 +73,11 @@ class TrainingHealth(nn.Module):
             f"The codec has learned nothing: its reconstruction loss is {float(self.loss):.4g}, and silence would score "
             f"{float(self.silence):.4g}."
         )
+
+    @property
+    def hears_silence(self) -> bool:
+        """Whether there is next to nothing in the audio to learn from."""
+        return bool(self.silence < SILENT)
 
     def observe_usage(self, usage: Tensor) -> tuple[list[str], Tensor]:
         """Take how often every entry was used, (levels, codebook_size), since each level's count was last begun anew.

@@ -37,12 +37,17 @@ class NormalisedWeight(nn.Module):
     def fold(self) -> None:
         """Store the product, so that inference need not compute it. Training goes on only from an unfolded module.
 
-        It is stored with the channels last, as `codec.streaming` convolves.
+        It is stored with the channels last, as `codec.streaming` convolves. Folding again changes nothing.
         """
-        with torch.no_grad():
-            product = self.direction * (self.gain / self._norm())
-            self.direction.data = product.transpose(1, 2).contiguous().transpose(1, 2)
+        if not self.folded:
+            self._store_product()
         self.folded = True
+
+    @torch.no_grad()
+    def _store_product(self) -> None:
+        product = self.direction * (self.gain / self._norm())
+        self.direction.data = product.transpose(1, 2).contiguous().transpose(1, 2)
+        self.gain.abs_()  # its sign is in the product now: else a second multiplication would flip it back
 
     def _norm(self) -> Tensor:
         return torch.linalg.vector_norm(self.direction, dim=self.other_axes, keepdim=True).clamp(min=1e-12)
@@ -50,7 +55,7 @@ class NormalisedWeight(nn.Module):
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
         if self.folded:  # what came in may not have been
-            self.fold()
+            self._store_product()
 
 
 class CausalConv1d(nn.Module):

@@ -158,6 +158,8 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def follow(self, other: "ResidualQuantizer", *, rate: float) -> None:
         """Move the codebooks towards another quantizer's by `rate`; entries that were just replaced move at once."""
+        if other.ready and not self.ready:  # k-means has just placed them
+            self.codebooks.copy_(other.codebooks)
         moved = torch.lerp(self.codebooks, other.codebooks, rate)
         self.codebooks.copy_(torch.where(other.fresh[..., None], other.codebooks, moved))
         self.ema_counts.copy_(other.ema_counts)
@@ -244,6 +246,10 @@ class ResidualQuantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if prefix + "pool" in state_dict:  # its size is part of the state
+            if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+                state_dict[prefix + "pool"] = state_dict[prefix + "pool"][
+                    :0
+                ]  # it is the first process's: no copies of it
             self.pool = self.pool.new_empty(state_dict[prefix + "pool"].shape)
         self._ready = False
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -105,7 +105,8 @@ class DecoderStream:
         """Take the next frames.
 
         Args:
-            codes: (batch, 1 to `levels` levels, frames) integers in [0, codebook_size).
+            codes: (batch, 1 to `levels` levels, frames) integers in [0, codebook_size); no frames, as an encoder's stream
+                may return them, give no samples.
 
         Returns:
             (batch, frames * hop_samples) float32.
@@ -113,13 +114,16 @@ class DecoderStream:
         Raises:
             ValueError: if `codes` is of another shape or type, or holds a code outside the codebook.
         """
-        latents = self.codec.embed(codes)
+        empty = codes.ndim == 3 and not codes.size(2)
+        latents = None if empty else self.codec.embed(codes)
         if codes.size(0) != self.batch:
             raise ValueError(
                 f"this stream decodes {self.batch} recordings side by side, got codes of {codes.size(0)}: the number "
                 "is fixed when a stream starts"
             )
         self.codec.require_trained()
+        if latents is None:
+            return torch.zeros(self.batch, 0, device=codes.device)
         return decode_frames(self.codec.decoder, latents, self._state)
 
 

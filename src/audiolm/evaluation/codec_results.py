@@ -14,19 +14,20 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from audiolm.evaluation.codec_measures import Row, Settings
+from audiolm.evaluation.codec_measures import REAL_TIME, Row, Settings
 from audiolm.evaluation.report_pictures import BLUE, STYLE
 from audiolm.files import atomic_path, write_json
 
 NOTE = (
     "ViSQOL, PESQ and STOI compare at 16 kHz, SI-SDR and mel distance at the codec's rate; means over clips with their "
-    "standard error. ViSQOL numbers are comparable only with those of the same mapping."
+    "standard error. ViSQOL numbers are comparable only with those of the same mapping. The real-time factor is of coding all "
+    "clips one after the other, while other processes measure."
 )
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """One measure at one number of levels: the mean over the clips that have a value."""
+    """One measure at one number of levels: the mean over the clips that have a value; for the real-time factor, over seconds."""
 
     levels: int
     bitrate_bps: float
@@ -49,6 +50,8 @@ def pool(rows: Sequence[Row]) -> list[Pooled]:
         reasons = Counter(row.why_empty for row in group if row.value is None)
         error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
         mean = float(values.mean()) if len(values) else None
+        if name == REAL_TIME:  # of all audio together: in a clip of some milliseconds the ratio says nothing
+            mean, error = float(np.average(values, weights=[row.seconds for row in group])), None
         why = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
         pooled.append(Pooled(levels, bitrate, name, mean, error, len(values), reasons.total(), why))
     return pooled

@@ -88,7 +88,12 @@ def _measures_table(pooled: Mapping[str, Any]) -> list[str]:
     for levels, values in sorted(cells.items()):
         table.append(f"| {levels} | {values['kbit/s']} | {' | '.join(values[measure] for measure in measures)} |")
     clips = max(row["clips"] for row in rows)
-    return [*table, "", f"Means over {clips} clips."]
+    missing = [
+        f"{row['measure']} at {row['levels']} levels: without {row['empty']} of them ({row['why_empty']})"
+        for row in rows
+        if row["empty"]
+    ]
+    return [*table, "", "; ".join([f"Means over {clips} clips", *missing]) + "."]
 
 
 def _use_table(curves: Mapping[str, Curve]) -> list[str]:

@@ -29,6 +29,10 @@ def load_codec(which: str | Path) -> Codec:
         return _load_trained(path / "best.ckpt")
     if (path / "codec").is_dir() or (path / "manifest.jsonl").exists():
         return _load_trained(path / "codec" / "best.ckpt")
+    if path.is_absolute() and not path.exists():
+        raise FileNotFoundError(
+            f"There is no {path}: name a codec's checkpoint or folder, a chain, a generator, or a public codec."
+        )
     from audiolm.codec.pretrained import PretrainedCodec
 
     return PretrainedCodec.from_pretrained(str(which))

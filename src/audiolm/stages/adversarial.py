@@ -2,6 +2,7 @@
 
 import abc
 import copy
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -104,6 +105,22 @@ class AdversarialStage(StageModule):
         root: str,
     ) -> None:
         super().__init__(root=root)
+        if min(learning_rate, discriminator_learning_rate) < 0 or gradient_clip <= 0:
+            raise ValueError(
+                "learning_rate and discriminator_learning_rate must be at least 0 and gradient_clip above 0, got "
+                f"{learning_rate}, {discriminator_learning_rate} and {gradient_clip}"
+            )
+        if not 0 <= average_decay < 1:
+            raise ValueError(f"average_decay must be at least 0 and below 1, got {average_decay}")
+        if min(warmup_steps, discriminator_start, skip_limit) < 0:
+            raise ValueError(
+                "warmup_steps, discriminator_start and skip_limit must be at least 0, got "
+                f"{warmup_steps}, {discriminator_start} and {skip_limit}"
+            )
+        if any(window < 32 for window in mel_windows):
+            raise ValueError(
+                f"mel_windows are window lengths of at least 32 samples, such as 64 to 2048; got {mel_windows}"
+            )
         self.automatic_optimization = False
         self.rate_hz, self.shares, self.mel_windows = sample_rate_hz, shares, tuple(mel_windows) or MEL_WINDOWS
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
@@ -137,13 +154,15 @@ class AdversarialStage(StageModule):
         """Keep the very last weights too, where the last step was not one of validation."""
         best = self.trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.filename == "best" and best.monitor is None:
-            self.trainer.save_checkpoint(self.folder / "best.ckpt")
+            self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)
 
     def configure_optimizers(self) -> tuple[list[AdamW], list[LambdaLR]]:
         if self.trainer.precision == "16-mixed":
             raise ValueError(
                 "precision 16-mixed scales losses, which the two optimizers here do not undo: use bf16-mixed"
             )
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise ValueError("the learning rate falls towards the last step: say which one that is, trainer.max_steps")
         steps = int(self.trainer.estimated_stepping_batches)
         rates = ((self.live, self.learning_rate, 0), (self.discriminators, self.discriminator_learning_rate, 1))
         optimizers, schedules = [], []
@@ -243,7 +262,7 @@ class AdversarialStage(StageModule):
             seen = seen / dist.get_world_size()
         trouble = self.health.observe_loss(*seen.tolist())
         if trouble:
-            raise TrainingFailedError(f"{trouble} {self._remedy()}")
+            raise TrainingFailedError(trouble if self.health.hears_silence else f"{trouble} {self._remedy()}")
 
     def _remedy(self) -> str:
         return (

@@ -96,6 +96,11 @@ class CodecStage(AdversarialStage):
         self.usage.zero_()
         if self.trainer.sanity_checking:
             return
+        if not quantizer.ready:
+            self.print(
+                f"codec: the codebooks wait for {quantizer.pool_frames} frames to start from; until then nothing is coded, "
+                "and validation scores silence."
+            )
         troubles, judged = self.health.observe_usage(quantizer.usage)
         quantizer.reset_usage(judged)
         self.log("train/collapsed_levels", float(len(troubles)))

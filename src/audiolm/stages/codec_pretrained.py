@@ -50,4 +50,4 @@ class PretrainedCodecStage(StageModule):
 
     def on_fit_start(self) -> None:
         """Save the codec; the record of the stage is written when the fit ends."""
-        self.trainer.save_checkpoint(self.folder / "best.ckpt")
+        self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)

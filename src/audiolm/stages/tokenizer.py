@@ -140,7 +140,7 @@ class TokenizerStage(StageModule):
         """Save the result, clustering first if no validation has."""
         self._fit()
         # by hand: ModelCheckpoint does not save where no optimizer has stepped
-        self.trainer.save_checkpoint(self.folder / "best.ckpt")
+        self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)
 
     def _frames(self, batch: Any) -> Tensor:
         """The features (frames, dim) of a batch's own audio."""
