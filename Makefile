@@ -25,7 +25,7 @@ CHAIN := $(ROOT)/chain.json
 # the codec is trained, or is a public one; that has one configuration for all presets
 CODEC_STAGE := $(if $(CODEC),codec_pretrained,codec)
 # the encoder is trained, or is a public one, of which the tokenizer takes layer LAYER; "mfcc" is none at all
-encoder_options = $(if $(ENCODER),$(if $(filter mfcc,$(ENCODER)),--model.encoder.kind mfcc,--model.encoder.kind pretrained \
+encoder_options = $(if $(ENCODER),$(if $(filter mfcc,$(ENCODER)),--model.encoder.kind mfcc --model.encoder.layer null,--model.encoder.kind pretrained \
 	--model.encoder.name "$(ENCODER)" --model.encoder.layer $(or $(LAYER),$(error ENCODER=$(ENCODER) needs LAYER: which one to cluster))))
 # a stage's configurations: the paper's, then the preset's overlay
 configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out codec_pretrained,$(1)),stages/$(PRESET)/$(1).yaml))
@@ -42,7 +42,7 @@ help: ## this list
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
 	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper | piano (paper size, 3 x 16384 codes)"
 	@echo "  CODEC=NAME      a public codec instead of a trained one: name or folder of an EnCodec, DAC or Mimi"
-	@echo "  ENCODER=NAME LAYER=N  a public encoder instead of a trained one: HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0; or mfcc"
+	@echo "  ENCODER=NAME    a public encoder instead of a trained one, its layer LAYER=N: a HuBERT, WavLM, w2v-BERT 2.0; or mfcc"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=auto NODES=1 STRATEGY=auto    processes per node, nodes, and auto | ddp | …"
 
@@ -89,7 +89,7 @@ chain: $(READY)
 
 corpus: $(ROOT)/manifest.jsonl ## the list of utterances            DATA -> manifest.jsonl
 codec: $(ROOT)/codec/done.json ## SoundStream, or CODEC             audio -> codec/
-encoder: $(ROOT)/encoder/done.json ## w2v-BERT                          audio -> encoder/
+encoder: $(ROOT)/encoder/done.json ## features, self-supervised         audio -> encoder/
 tokenizer: $(ROOT)/tokenizer/done.json ## units: features, k-means         audio, encoder -> tokenizer/
 tokens: $(ROOT)/tokens/sealed.json ## both token streams               audio, codec, tokenizer -> tokens/
 semantic: $(ROOT)/semantic/done.json ## semantic LM                       tokens/ -> semantic/

@@ -49,6 +49,11 @@ def test_an_mfcc_frame_hears_only_its_own_neighbourhood() -> None:
     assert not changed[16:].any()
 
 
+def test_mfcc_with_a_layer_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no layers \(4\)"):
+        EncoderConfig(kind="mfcc", layer=4)
+
+
 def test_an_mfcc_rate_that_does_not_divide_100_is_refused() -> None:
     with pytest.raises(ValueError, match="must divide 100"):
         MfccEncoder(rate_hz=30)

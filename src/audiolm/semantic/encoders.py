@@ -33,6 +33,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.kind == "pretrained" and self.name is None:
             raise ValueError("A pretrained encoder needs `name`: published name or folder.")
+        if self.kind == "mfcc" and (self.name, self.layer) != (None, None):
+            raise ValueError(f"MFCC have no name ({self.name}) and no layers ({self.layer}): set both to null.")
 
 
 def make_encoder(config: EncoderConfig, *, root: Path) -> Encoder:
