@@ -25,8 +25,15 @@ CHAIN := $(ROOT)/chain.json
 # the codec is trained, or is a public one; that has one configuration for all presets
 CODEC_STAGE := $(if $(CODEC),codec_pretrained,codec)
 # the encoder is trained, or is a public one, of which the tokenizer takes layer LAYER; "mfcc" is none at all
-encoder_options = $(if $(ENCODER),$(if $(filter mfcc,$(ENCODER)),--model.encoder.kind mfcc --model.encoder.layer null,--model.encoder.kind pretrained \
-	--model.encoder.name "$(ENCODER)" --model.encoder.layer $(or $(LAYER),$(error ENCODER=$(ENCODER) needs LAYER: which one to cluster))))
+ifeq ($(ENCODER),mfcc)
+$(if $(LAYER),$(error ENCODER=mfcc has no layers: leave LAYER out))
+encoder_options := --model.encoder.kind mfcc --model.encoder.layer null
+else ifneq ($(ENCODER),)
+$(if $(LAYER),,$(error ENCODER=$(ENCODER) needs LAYER=N, which of its layers to cluster))
+encoder_options := --model.encoder.kind pretrained --model.encoder.name "$(ENCODER)" --model.encoder.layer $(LAYER)
+else
+encoder_options := $(if $(LAYER),--model.encoder.layer $(LAYER))
+endif
 # a stage's configurations: the paper's, then the preset's overlay
 configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out codec_pretrained,$(1)),stages/$(PRESET)/$(1).yaml))
 lightning = $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
@@ -42,7 +49,8 @@ help: ## this list
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
 	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper | piano (paper size, 3 x 16384 codes)"
 	@echo "  CODEC=NAME      a public codec instead of a trained one: name or folder of an EnCodec, DAC or Mimi"
-	@echo "  ENCODER=NAME    a public encoder instead of a trained one, its layer LAYER=N: a HuBERT, WavLM, w2v-BERT 2.0; or mfcc"
+	@echo "  ENCODER=NAME    a public encoder instead of a trained one, with LAYER: a HuBERT, WavLM, w2v-BERT 2.0; or mfcc"
+	@echo "  LAYER=N         which layer of the encoder becomes units; of a trained one also by audiolm evaluate layers"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=auto NODES=1 STRATEGY=auto    processes per node, nodes, and auto | ddp | …"
 
@@ -85,7 +93,7 @@ train-all: report ## every stage, the generator, continuations and a report
 # Refuses another DATA, PRESET, CODEC or ENCODER in the same chain. Runs first, every time; a prerequisite by order only.
 chain: $(READY)
 	@$(AUDIOLM) chain --root $(ROOT) --data "$(DATA)" --preset $(PRESET) --codec "$(CODEC)" \
-		--encoder "$(ENCODER)$(if $(LAYER), layer $(LAYER))"
+		--encoder "$(ENCODER)$(if $(and $(ENCODER),$(LAYER)), layer $(LAYER))"
 
 corpus: $(ROOT)/manifest.jsonl ## the list of utterances            DATA -> manifest.jsonl
 codec: $(ROOT)/codec/done.json ## SoundStream, or CODEC             audio -> codec/

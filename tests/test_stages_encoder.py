@@ -154,3 +154,18 @@ def test_collapsed_targets_are_said_with_what_helps(root: Path, tmp_path: Path) 
         stage.objective.quantizer.scores.bias[3] = 1e4
     with pytest.warns(UserWarning, match=r"of 64 only 1\.0 are in effective use"):
         fit(stage, root, 12)
+
+
+def test_the_last_weights_are_kept_even_where_no_validation_came_after_them(
+    root: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    chain = Path(shutil.copytree(root, tmp_path / "chain"))
+    options = ("--trainer.max_steps", "3", "--ckpt_path", "last")  # validation every 2
+    run_stage_of("encoder", chain, *options)
+    best = chain / "encoder" / "best.ckpt"
+    assert load_stage_checkpoint(best, stage="encoder").step == 3
+    best.unlink()  # killed after the last step, before the end
+    (chain / "encoder" / "done.json").unlink()
+    run_stage_of("encoder", chain, *options)
+    assert load_stage_checkpoint(best, stage="encoder").step == 3
+    assert (chain / "encoder" / "done.json").exists()

@@ -29,8 +29,8 @@ def check_chain(
         FileNotFoundError: if `data` is not there.
     """
     configs = configs or Path.cwd()
-    if preset != "paper" and not (configs / "stages" / preset).is_dir():
-        raise ChainError(f"There is no preset {preset!r}: PRESET is demo, small or paper.")
+    if preset != "paper" and not (configs / "stages" / preset / "semantic.yaml").is_file():
+        raise ChainError(f"There is no preset {preset!r} of a whole chain: PRESET is demo, small, paper or piano.")
     if data and not Path(data).is_dir():
         raise FileNotFoundError(
             f"DATA={data} is not a folder. Name a Libri-Light or LibriSpeech tree, or a folder of audio."

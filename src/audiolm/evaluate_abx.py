@@ -89,6 +89,8 @@ def _abx(options: argparse.Namespace) -> None:
 
     settings, device = comparison_of(options)
     settings = replace(settings, contexts=tuple(dict.fromkeys(options.context)), normalize=options.normalize)
+    if options.out is None and not options.root.is_dir():
+        raise ValueError(f"--root {options.root} is no chain's folder that results could go to: name one with --out")
     items = read_items(options.items)
     source = _source(options, items, device=device)
     with _progress("evaluate abx") as progress:

@@ -61,6 +61,8 @@ def _interval(row: dict[str, str], where: str) -> Interval:
         raise ValueError(f"{where}: start and end must be seconds, got {row['start']!r} and {row['end']!r}") from None
     if not 0 <= start < end < float("inf"):
         raise ValueError(f"{where}: an interval must begin at 0 or later and end after its start, got {start} to {end}")
+    if not row["phone"]:
+        raise ValueError(f"{where}: the interval from {start} to {end} has no phone: the line is incomplete")
     return Interval(start, end, row["phone"], row.get("word") or "")
 
 

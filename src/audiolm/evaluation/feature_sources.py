@@ -18,7 +18,7 @@ from audiolm.evaluation.abx_frames import SPARE_FRAMES
 from audiolm.evaluation.item_recordings import find_by_stem
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import trained_encoder
-from audiolm.semantic.selection import selected_layer
+from audiolm.semantic.selection import selected_layer, selection_digest
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.semantic.windows import OVERLAP_SECONDS, WINDOW_SECONDS, encode_in_windows
 
@@ -160,9 +160,20 @@ def _load_encoder(root: Path, *, choose: bool) -> Encoder:
     if checkpoint.stage == "tokenizer":
         return SemanticTokenizer.from_checkpoint(checkpoint).encoder
     encoder = trained_encoder(checkpoint)
-    layer = selected_layer(path.parent, encoder) if choose else None
-    encoder.layer = encoder.layer if layer is None else layer
+    if choose:
+        encoder.layer = _clustered_layer(path, encoder)
     return encoder
+
+
+def _clustered_layer(path: Path, encoder: Encoder) -> int:
+    """The layer that the chain's tokenizer was fitted on, if on this encoder; else the one chosen, or the usual one."""
+    tokenizer = path.parent.parent / "tokenizer" / "best.ckpt"
+    if tokenizer.is_file():
+        fitted = SemanticTokenizer.from_checkpoint(load_stage_checkpoint(tokenizer, stage="tokenizer")).encoder
+        if selection_digest(fitted) == selection_digest(encoder):
+            return fitted.layer
+    layer = selected_layer(path.parent, encoder)
+    return encoder.layer if layer is None else layer
 
 
 def _of_audio(

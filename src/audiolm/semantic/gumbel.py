@@ -24,7 +24,7 @@ class Centring(nn.Module):
         if not self.training:
             return x - self.mean
         mean = x.mean(0)
-        self.mean.lerp_(mean.detach(), self.momentum)
+        self.mean.lerp_(torch.where(mean.isfinite(), mean, self.mean).detach(), self.momentum)  # a bad step is skipped
         return x - mean
 
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -149,12 +148,6 @@ class AdversarialStage(StageModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Reconstructions to listen to and to look at, at every validation."""
         return [ListeningLog()]
-
-    def on_train_end(self) -> None:
-        """Keep the very last weights too, where the last step was not one of validation."""
-        best = self.trainer.checkpoint_callback
-        if isinstance(best, ModelCheckpoint) and best.filename == "best" and best.monitor is None:
-            self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)
 
     def configure_optimizers(self) -> tuple[list[AdamW], list[LambdaLR]]:
         if self.trainer.precision == "16-mixed":

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.errors import TrainingFailedError
+from audiolm.files import set_aside
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.semantic.augmentation import Augmentation, augmented
 from audiolm.semantic.conformer import SUBSAMPLING, ConformerConfig, ConformerEncoder
@@ -200,12 +201,21 @@ class EncoderStage(StageModule):
         if norm.isfinite():
             return
         self.skipped_steps += 1
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad()  # without gradients nothing moves
         if self.skipped_steps > self.skip_limit:
             raise TrainingFailedError(
                 f"{int(self.skipped_steps)} training steps had a loss or gradient that was not finite (limit "
                 f"{self.skip_limit}). Most often the learning rate is too high ({self.learning_rate:g}): lower it, or "
                 f"lengthen warmup_steps ({self.warmup_steps}). In the first steps, look for damaged recordings."
+            )
+
+    def on_train_end(self) -> None:
+        """A layer that was chosen for earlier weights is not chosen for these."""
+        path = self.folder / "selected.json"
+        if self.global_rank == 0 and path.exists():
+            aside = set_aside(path)
+            self.print(
+                f"The choice of a layer was made for other weights: moved to {aside}. Run audiolm evaluate layers again."
             )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -2,13 +2,21 @@
 
 import platform
 import resource
+import shutil
 import time
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from audiolm.files import write_json
+from audiolm.files import atomic_path, write_json
+
+
+def keeps_last(trainer: L.Trainer) -> bool:
+    """Whether a stage's `best.ckpt` is to hold the last weights, because no measure says which are best."""
+    best = trainer.checkpoint_callback
+    return isinstance(best, ModelCheckpoint) and best.filename == "best" and best.monitor is None
 
 
 class StageRecord(L.Callback):
@@ -17,6 +25,7 @@ class StageRecord(L.Callback):
     def __init__(self) -> None:
         self._seconds_before = 0.0
         self._started = time.monotonic()
+        self._trained = False
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds trained so far."""
@@ -30,10 +39,24 @@ class StageRecord(L.Callback):
         """Start the clock."""
         self._started = time.monotonic()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """There are steps left to do."""
+        self._trained = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Where the last weights are wanted and not the best: keep the very last, even if no validation came after them."""
+        if keeps_last(trainer) and not trainer.interrupted:
+            trainer.save_checkpoint(pl_module.folder / "best.ckpt", weights_only=False)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Write the record."""
-        if trainer.is_global_zero and not trainer.interrupted:
-            self._write(trainer, pl_module)
+        """Write the record. A run that was killed between its last step and its end had nothing left to do."""
+        if not trainer.is_global_zero or trainer.interrupted:
+            return
+        last = pl_module.folder / "last.ckpt"
+        if not self._trained and keeps_last(trainer) and last.is_file():
+            with atomic_path(pl_module.folder / "best.ckpt") as temporary:
+                shutil.copyfile(last, temporary)
+        self._write(trainer, pl_module)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""

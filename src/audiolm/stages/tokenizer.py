@@ -144,7 +144,7 @@ class TokenizerStage(StageModule):
 
     def _frames(self, batch: Any) -> Tensor:
         """The features (frames, dim) of a batch's own audio."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(batch.audio.device.type, enabled=False):  # as units are made later
             features = self.model.encoder(batch.audio, batch.samples).float()
         real = [self.model.encoder.frames(int(samples)) for samples in batch.samples]
         return torch.cat([row[:frames] for row, frames in zip(features, real, strict=True)])
@@ -245,7 +245,8 @@ def quantization(tokenizer: SemanticTokenizer, features: Tensor) -> tuple[Tensor
     Args:
         features: (frames, dim), normalised.
     """
-    units = tokenizer.quantize(features)
+    with torch.autocast(features.device.type, enabled=False):
+        units = tokenizer.quantize(features)
     counts = torch.stack([torch.bincount(ids, minlength=tokenizer.clusters) for ids in units])
     errors = [(features - tokenizer.embed(units[:level])).square().sum() for level in range(1, tokenizer.levels + 1)]
     return counts, torch.stack(errors).double()
