@@ -167,6 +167,8 @@ def stage_of(size: str) -> tuple[Any, dict[str, Any]]:
     stage = parser.instantiate_classes(parser.parse_object({"stage": {**model, "root": "/nonexistent"}})).stage
     bins = stage.model.spectrogram.bins
     stage.model.spectrogram.set_statistics(torch.full((bins,), -8.0), torch.full((bins,), 3.0))
+    if hasattr(stage.objective, "tokenizer"):  # HuBERT's units, which training would fit first: any will do
+        stage.objective.tokenizer.centroids.normal_()
     return stage, data
 
 
