@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SPEC, tiny_generator, tones_and_noise
 
-from audiolm.generator import AudioLM, Temperatures, model
+from audiolm.generator import AudioLM, Sampling, StageSampling, model
 from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
 from audiolm.tokens.layout import remove_repeats
@@ -82,7 +82,9 @@ def test_an_utterance_may_end_early_only_if_asked_to() -> None:
     with torch.no_grad():
         stage.model.head.weight[stage.layout.end_id] *= 0
     results = {
-        stop: generator.unconditional(seconds=3.0, count=6, temperatures=Temperatures(5, 5, 5), stop_at_end=stop)
+        stop: generator.unconditional(
+            seconds=3.0, count=6, sampling=StageSampling(*[Sampling(5)] * 3), stop_at_end=stop
+        )
         for stop in (False, True)
     }
     assert all(len(result.audio) == 48000 for result in results[False])
@@ -167,8 +169,6 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(generator: AudioLM)
             generator.continue_(prompts, seconds=seconds)
     with pytest.raises(ValueError, match="different ids"):
         generator.continue_([good, good], seconds=1, ids=["a", "a"])
-    with pytest.raises(ValueError, match="coarse temperature"):
-        Temperatures(coarse=0.0)
     with pytest.raises(ValueError, match="as many voices"):
         generator.resynthesize([good], voices=[])
 

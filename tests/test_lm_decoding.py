@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiolm.lm.decoding import decode
+from audiolm.lm.decoding import Decoder, decode
 from audiolm.lm.losses import next_token_loss
-from audiolm.lm.sampling import sample_next
+from audiolm.lm.sampling import Sampling, sample_next
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.tokens.layout import Stage, StageLayout, collate
 from audiolm.tokens.spec import TokenSpec
@@ -43,7 +43,7 @@ def uniform_numbers(rows: int, steps: int, seed: int = 0) -> Tensor:
 def test_every_drawn_id_is_legal_and_rows_are_full_without_the_end(stage: Stage, extreme: float | None) -> None:
     layout = StageLayout(SPEC, stage)
     uniforms = uniform_numbers(3, 60) if extreme is None else torch.full((3, 60), extreme, dtype=torch.float64)
-    rows = decode(toy(layout), layout, prompts(layout), steps=60, temperature=1.5, uniforms=uniforms)
+    rows = decode(toy(layout), layout, prompts(layout), steps=60, sampling=Sampling(1.5), uniforms=uniforms)
     for prompt, row in zip(prompts(layout), rows, strict=True):
         known = prompt[len(prompt) - layout.known_targets(prompt) :]
         parsed, ended = layout.parse(torch.cat([known, row]))  # refuses every illegal id
@@ -56,7 +56,7 @@ def test_decoding_equals_drawing_from_the_uncached_model_one_row_at_a_time(stage
     layout = StageLayout(SPEC, stage)
     model = toy(layout).eval()
     uniforms = uniform_numbers(3, 12)
-    rows = decode(model, layout, prompts(layout), steps=12, temperature=0.8, uniforms=uniforms)
+    rows = decode(model, layout, prompts(layout), steps=12, sampling=Sampling(0.8), uniforms=uniforms)
     for prompt, row, numbers in zip(prompts(layout), rows, uniforms, strict=True):
         tokens = prompt
         for step in range(12):
@@ -69,7 +69,7 @@ def test_decoding_equals_drawing_from_the_uncached_model_one_row_at_a_time(stage
                 allowed[tokens[-1]] = False
             logits = model(tokens[None])[:, -1]
             tokens = torch.cat(
-                [tokens, sample_next(logits, allowed=allowed, temperature=0.8, uniform=numbers[step, None])]
+                [tokens, sample_next(logits, allowed=allowed, sampling=Sampling(0.8), uniform=numbers[step, None])]
             )
         assert torch.equal(row, tokens[len(prompt) :])
 
@@ -78,12 +78,12 @@ def test_decoding_equals_drawing_from_the_uncached_model_one_row_at_a_time(stage
 def test_a_row_does_not_depend_on_its_batch_mates_in_float64(stage: Stage) -> None:
     layout = StageLayout(SPEC, stage)
     model, uniforms = toy(layout), uniform_numbers(3, 40)
-    together = decode(model, layout, prompts(layout), steps=40, temperature=1.0, uniforms=uniforms)
+    together = decode(model, layout, prompts(layout), steps=40, sampling=Sampling(), uniforms=uniforms)
     for number, prompt in enumerate(prompts(layout)):
         numbers = uniforms[number : number + 1]
-        alone = decode(model, layout, [prompt], steps=40, temperature=1.0, uniforms=numbers)[0]
+        alone = decode(model, layout, [prompt], steps=40, sampling=Sampling(), uniforms=numbers)[0]
         assert torch.equal(alone, together[number])
-    reordered = decode(model, layout, prompts(layout)[::-1], steps=40, temperature=1.0, uniforms=uniforms.flip(0))
+    reordered = decode(model, layout, prompts(layout)[::-1], steps=40, sampling=Sampling(), uniforms=uniforms.flip(0))
     assert all(torch.equal(a, b) for a, b in zip(together, reordered[::-1], strict=True))
 
 
@@ -91,10 +91,10 @@ def test_rows_may_stand_at_different_phases() -> None:
     layout = StageLayout(SPEC, "fine")
     model, uniforms = toy(layout), uniform_numbers(3, 10)
     whole = prompts(layout)[0]
-    first = decode(model, layout, [whole], steps=10, temperature=1.0, uniforms=uniforms[:1])[0]
+    first = decode(model, layout, [whole], steps=10, sampling=Sampling(), uniforms=uniforms[:1])[0]
     inside = [whole, torch.cat([whole, first[:1]]), torch.cat([whole, first[:5]])]
     staggered = torch.stack([torch.cat([uniforms[0, n:], torch.zeros(n, dtype=torch.float64)]) for n in (0, 1, 5)])
-    rows = decode(model, layout, inside, steps=10, temperature=1.0, uniforms=staggered)
+    rows = decode(model, layout, inside, steps=10, sampling=Sampling(), uniforms=staggered)
     assert torch.equal(rows[0], first)
     assert torch.equal(rows[1][:9], first[1:])
     assert torch.equal(rows[2][:5], first[5:])
@@ -104,20 +104,20 @@ def test_rows_may_stand_at_different_phases() -> None:
 def test_the_end_token_is_drawn_only_where_permitted_and_ends_its_row_alone(stage: Stage) -> None:
     layout = StageLayout(SPEC, stage)
     model, uniforms = toy(layout), uniform_numbers(3, 80)
-    free = decode(model, layout, prompts(layout), steps=80, temperature=1.0, uniforms=uniforms, stop_at_end=True)
+    free = decode(model, layout, prompts(layout), steps=80, sampling=Sampling(), uniforms=uniforms, stop_at_end=True)
     assert len({len(row) for row in free}) > 1  # at random weights some rows end, at different places
     for number, (prompt, row) in enumerate(zip(prompts(layout), free, strict=True)):
         assert (row[:-1] != layout.end_id).all()
         assert len(row) == 80 or row[-1] == layout.end_id
         alone = decode(
-            model, layout, [prompt], steps=80, temperature=1.0, uniforms=uniforms[number, None], stop_at_end=True
+            model, layout, [prompt], steps=80, sampling=Sampling(), uniforms=uniforms[number, None], stop_at_end=True
         )
         assert torch.equal(alone[0], row)
 
 
 def test_stopping_is_meaningless_but_harmless_where_no_end_token_exists() -> None:
     layout = StageLayout(SPEC, "fine")
-    arguments = {"steps": 6, "temperature": 1.0, "uniforms": uniform_numbers(3, 6)}
+    arguments = {"steps": 6, "sampling": Sampling(), "uniforms": uniform_numbers(3, 6)}
     stopping = decode(toy(layout), layout, prompts(layout), stop_at_end=True, **arguments)
     assert all(map(torch.equal, stopping, decode(toy(layout), layout, prompts(layout), **arguments)))
 
@@ -129,7 +129,7 @@ def test_draws_follow_the_exact_distribution_to_the_last_code(stage: Stage) -> N
     draws, prompt = 8000, prompts(layout)[0]
     known = layout.known_targets(prompt)
     frame = decode(
-        model, layout, [prompt], steps=layout.phases, temperature=1, uniforms=uniform_numbers(1, layout.phases)
+        model, layout, [prompt], steps=layout.phases, sampling=Sampling(), uniforms=uniform_numbers(1, layout.phases)
     )
     for offset in range(layout.phases):  # every phase, from a prompt that reaches into the frame
         tokens = torch.cat([prompt, frame[0][:offset]])
@@ -142,7 +142,7 @@ def test_draws_follow_the_exact_distribution_to_the_last_code(stage: Stage) -> N
             layout,
             [tokens] * draws,
             steps=1,
-            temperature=1.3,
+            sampling=Sampling(1.3),
             uniforms=uniform_numbers(draws, 1, seed=offset),
             stop_at_end=True,
         )
@@ -157,7 +157,7 @@ def test_the_mode_is_restored_and_the_result_may_enter_training() -> None:
     layout = StageLayout(SPEC, "semantic")
     for training in (True, False):
         model = toy(layout).train(training)
-        arguments = {"steps": 20, "temperature": 1.0, "uniforms": uniform_numbers(3, 20)}
+        arguments = {"steps": 20, "sampling": Sampling(), "uniforms": uniform_numbers(3, 20)}
         rows = decode(model, layout, prompts(layout), **arguments)
         assert all(module.training == training for module in model.modules())
         assert all(map(torch.equal, rows, decode(model, layout, prompts(layout), **arguments)))  # no dropout
@@ -170,7 +170,7 @@ def test_a_model_whose_weights_diverged_says_so_and_keeps_its_mode() -> None:
     model = toy(layout).train()
     torch.nn.init.constant_(model.norm.weight, torch.nan)
     with pytest.raises(ValueError, match="not finite"):
-        decode(model, layout, prompts(layout), steps=2, temperature=1.0, uniforms=uniform_numbers(3, 2))
+        decode(model, layout, prompts(layout), steps=2, sampling=Sampling(), uniforms=uniform_numbers(3, 2))
     assert model.training
 
 
@@ -188,7 +188,7 @@ def test_an_overfitted_model_speaks_its_training_sequence_at_low_temperature() -
         optimizer.step()
     prompt = layout.prefix(units, codes[:, :3])
     row = decode(
-        model, layout, [prompt], steps=100, temperature=0.05, uniforms=uniform_numbers(1, 100), stop_at_end=True
+        model, layout, [prompt], steps=100, sampling=Sampling(0.05), uniforms=uniform_numbers(1, 100), stop_at_end=True
     )[0]
     spoken, ended = layout.parse(row)
     assert ended
@@ -197,14 +197,27 @@ def test_an_overfitted_model_speaks_its_training_sequence_at_low_temperature() -
 
 def test_requests_that_cannot_be_met_are_refused() -> None:
     layout = StageLayout(SPEC, "semantic")
-    model, good = toy(layout), {"steps": 2, "temperature": 1.0, "uniforms": uniform_numbers(3, 2)}
+    model, good = toy(layout), {"steps": 2, "sampling": Sampling(), "uniforms": uniform_numbers(3, 2)}
     with pytest.raises(ValueError, match="0 prompts"):
         decode(model, layout, [], **good)
     with pytest.raises(ValueError, match="0 steps"):
         decode(model, layout, prompts(layout), **{**good, "steps": 0})
     with pytest.raises(ValueError, match=r"uniforms must be \(rows, steps\) = \(3, 2\)"):
         decode(model, layout, prompts(layout), **{**good, "uniforms": uniform_numbers(3, 1)})
-    with pytest.raises(ValueError, match="temperature"):
-        decode(model, layout, prompts(layout), **{**good, "temperature": 0.0})
     with pytest.raises(ValueError, match="different token specs or stages"):
         decode(toy(StageLayout(SPEC, "fine")), layout, prompts(layout), **good)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("pieces", [[1, 1, 10], [5, 7], [11, 1]])
+def test_draws_in_pieces_are_those_in_one_go(stage: Stage, pieces: list[int]) -> None:
+    layout = StageLayout(SPEC, stage)
+    model, uniforms = toy(layout), uniform_numbers(3, 12)
+    whole = decode(model, layout, prompts(layout), steps=12, sampling=Sampling(), uniforms=uniforms, stop_at_end=True)
+    decoder = Decoder(model, layout, prompts(layout), steps=12, sampling=Sampling(), stop_at_end=True)
+    parts = [decoder.draw(piece) for piece in uniforms.split(pieces, dim=1)]
+    assert all(
+        torch.equal(torch.cat(row), expected) for row, expected in zip(zip(*parts, strict=True), whole, strict=True)
+    )
+    with pytest.raises(ValueError, match="at most 0 numbers"):
+        decoder.draw(uniforms[:, :1])

@@ -6,7 +6,7 @@ import reference
 import torch
 from hypothesis import given, settings
 
-from audiolm.lm.sampling import sample_next
+from audiolm.lm.sampling import Sampling, require_drawn, sample_next
 
 LARGEST = 1 - 2**-53
 
@@ -28,7 +28,7 @@ def test_a_draw_agrees_with_the_loop_and_is_legal(
     allowed[torch.randint(ids, (1,), generator=random)] = True
     exact = (logits[0].double().masked_fill(~allowed, -torch.inf) / temperature).softmax(0)
     drawn = sample_next(
-        logits, allowed=allowed, temperature=temperature, uniform=torch.tensor([uniform], dtype=torch.float64)
+        logits, allowed=allowed, sampling=Sampling(temperature), uniform=torch.tensor([uniform], dtype=torch.float64)
     )
     assert allowed[drawn]
     edges = torch.cumsum(exact, 0)
@@ -43,7 +43,7 @@ def test_the_extreme_uniforms_draw_the_first_and_the_last_legal_id(uniform: floa
     allowed[0] = allowed[-1] = False
     logits = torch.randn(64, ids, generator=torch.Generator().manual_seed(0))
     drawn = sample_next(
-        logits, allowed=allowed, temperature=1.0, uniform=torch.full((64,), uniform, dtype=torch.float64)
+        logits, allowed=allowed, sampling=Sampling(), uniform=torch.full((64,), uniform, dtype=torch.float64)
     )
     assert (drawn == (1 if uniform == 0 else ids - 2)).all()
 
@@ -56,9 +56,8 @@ def test_top_k_keeps_the_k_likeliest_and_top_p_the_fewest_that_reach_p() -> None
         drawn = sample_next(
             logits.expand(1001, 4),
             allowed=torch.tensor([True, True, True, True]),
-            temperature=1.0,
+            sampling=Sampling(**limits),
             uniform=grid,
-            **limits,
         )
         return set(drawn.tolist())
 
@@ -74,13 +73,14 @@ def test_top_k_keeps_the_k_likeliest_and_top_p_the_fewest_that_reach_p() -> None
     assert reachable(top_k=3, top_p=0.5) == {1, 3}
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
-    good = {
-        "allowed": torch.ones(3, dtype=torch.bool),
-        "temperature": 1.0,
-        "uniform": torch.zeros(1, dtype=torch.float64),
-    }
-    logits = torch.zeros(1, 3)
+def test_no_mask_is_the_mask_that_allows_all() -> None:
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    every = sample_next(logits, allowed=torch.ones(9, dtype=torch.bool), sampling=Sampling(), uniform=uniform)
+    assert torch.equal(sample_next(logits, sampling=Sampling(), uniform=uniform), every)
+
+
+def test_settings_out_of_range_are_refused() -> None:
     for wrong in (
         {"temperature": 0.0},
         {"temperature": -1.0},
@@ -89,8 +89,16 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         {"top_p": 0.0},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            sample_next(logits, **{**good, **wrong})
-    with pytest.raises(ValueError, match="no allowed id"):
-        sample_next(logits, **{**good, "allowed": torch.zeros(3, dtype=torch.bool)})
-    with pytest.raises(ValueError, match="not finite"):
-        sample_next(torch.full((1, 3), torch.nan), **good)
+            Sampling(**wrong)
+
+
+def test_a_row_that_cannot_be_drawn_is_marked_and_the_others_are_drawn() -> None:
+    logits = torch.zeros(3, 4)
+    logits[1] = torch.nan
+    allowed = torch.ones(3, 4, dtype=torch.bool)
+    allowed[2] = False
+    drawn = sample_next(logits, allowed=allowed, sampling=Sampling(), uniform=torch.zeros(3, dtype=torch.float64))
+    assert drawn.tolist() == [0, -1, -1]
+    require_drawn(drawn[:1])
+    with pytest.raises(ValueError, match="no allowed id, or its logits are not finite"):
+        require_drawn(drawn)

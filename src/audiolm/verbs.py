@@ -6,9 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from audiolm.cli import TRAINER_VERBS
 from audiolm.evaluate_verbs import add_evaluate
+
+if TYPE_CHECKING:
+    from audiolm.generator import StageSampling
 
 
 def run_verb(arguments: list[str]) -> None:
@@ -67,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", type=Path, required=True, help="folder for the wav files")
     generate.add_argument("--seed", type=int, default=0)
     for stage, value in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
-        generate.add_argument(f"--{stage}-temperature", type=float, default=value)
+        generate.add_argument(f"--{stage}-temperature", type=float, default=value, help="below 1: more cautious")
+        generate.add_argument(f"--{stage}-top-k", type=int, help="draw among the k likeliest tokens only")
+        generate.add_argument(f"--{stage}-top-p", type=float, help="draw among the likeliest that sum to p only")
     generate.add_argument("--stop-at-end", action="store_true", help="let it end before the seconds are over")
     generate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
 
@@ -158,18 +164,18 @@ def _generate(options: argparse.Namespace) -> None:
     import torch
 
     from audiolm.audio import read_prompt, write_audio
-    from audiolm.generator import AudioLM, Temperatures
+    from audiolm.generator import AudioLM
 
     if options.prompt and options.say:
         raise ValueError("--prompt continues a recording, --say says it again: give one of them.")
     if options.voice and not options.say:
         raise ValueError("--voice goes with --say. To keep a prompt's voice, --prompt is enough.")
+    sampling = _sampling(options)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AudioLM.from_pretrained(options.generator, device=device)
     rate = model.spec.sample_rate_hz
-    temperatures = Temperatures(options.semantic_temperature, options.coarse_temperature, options.fine_temperature)
     if options.prompt or options.say:
         paths = options.prompt or options.say
         names = [path.stem for path in paths]
@@ -182,12 +188,12 @@ def _generate(options: argparse.Namespace) -> None:
             seconds=options.seconds,
             seed=options.seed,
             ids=names,
-            temperatures=temperatures,
+            sampling=sampling,
             stop_at_end=options.stop_at_end,
         )
     elif options.say:
         voices = [read_prompt(options.voice, sample_rate_hz=rate)] * len(audio) if options.voice else None
-        generations = model.resynthesize(audio, voices=voices, seed=options.seed, ids=names, temperatures=temperatures)
+        generations = model.resynthesize(audio, voices=voices, seed=options.seed, ids=names, sampling=sampling)
     else:
         names = [f"free-{number}" for number in range(options.count)]
         generations = model.unconditional(
@@ -195,7 +201,7 @@ def _generate(options: argparse.Namespace) -> None:
             count=options.count,
             seed=options.seed,
             ids=names,
-            temperatures=temperatures,
+            sampling=sampling,
             stop_at_end=options.stop_at_end,
         )
     for name, generation in zip(names, generations, strict=True):
@@ -205,6 +211,19 @@ def _generate(options: argparse.Namespace) -> None:
             f", of which {generation.prompt_samples / rate:.2f} s are the prompt" if generation.prompt_samples else ""
         )
         print(f"{path}: {len(generation.audio) / rate:.2f} s{prompt}")
+
+
+def _sampling(options: argparse.Namespace) -> "StageSampling":
+    from audiolm.generator import Sampling, StageSampling
+
+    stages = {}
+    for stage in ("semantic", "coarse", "fine"):
+        names = {name: getattr(options, f"{stage}_{name}") for name in ("temperature", "top_k", "top_p")}
+        try:
+            stages[stage] = Sampling(**names)
+        except ValueError as error:
+            raise ValueError(f"{stage} stage: {error}") from error
+    return StageSampling(**stages)
 
 
 def _samples(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The generator: codec, tokenizer and three language models in one object and one folder. Knows nothing of Lightning."""
 
-from audiolm.generator.model import AudioLM, Generation, Temperatures
+from audiolm.generator.model import AudioLM, Generation, StageSampling
+from audiolm.lm.sampling import Sampling
 
-__all__ = ["AudioLM", "Generation", "Temperatures"]
+__all__ = ["AudioLM", "Generation", "Sampling", "StageSampling"]

@@ -15,6 +15,7 @@ from audiolm.codec.codec import Codec
 from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
 from audiolm.lm.decoding import decode
+from audiolm.lm.sampling import Sampling
 from audiolm.lm.transformer import Transformer
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import StageLayout, remove_repeats
@@ -24,18 +25,12 @@ FINE_CHUNKS_AT_ONCE = 64  # bounds the memory of the key/value cache
 
 
 @dataclass(frozen=True)
-class Temperatures:
-    """Sampling temperature of each stage. Source: AudioLM, section IV-C."""
+class StageSampling:
+    """How each stage draws. The defaults are the paper's temperatures, without top-k or top-p. Source: AudioLM, section IV-C."""
 
-    semantic: float = 0.6
-    coarse: float = 0.8
-    fine: float = 0.6
-
-    def __post_init__(self) -> None:
-        for name in ("semantic", "coarse", "fine"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"The {name} temperature must be positive and finite, got {value}. Near 0 is greedy.")
+    semantic: Sampling = Sampling(0.6)
+    coarse: Sampling = Sampling(0.8)
+    fine: Sampling = Sampling(0.6)
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class AudioLM:
         seconds: float,
         seed: int = 0,
         ids: Sequence[str] | None = None,
-        temperatures: Temperatures | None = None,
+        sampling: StageSampling = StageSampling(),
         stop_at_end: bool = False,
     ) -> list[Generation]:
         """Speak on after each prompt.
@@ -141,11 +136,11 @@ class AudioLM:
             seconds: how much to add to each; exactly so much is delivered, to the sample.
             seed: same seed, ids and prompts: same audio, on the same device.
             ids: name each utterance's random stream; by default its position.
-            temperatures: of the stages; by default the paper's 0.6, 0.8, 0.6.
+            sampling: temperature, top-k and top-p of the stages; by default the paper's temperatures 0.6, 0.8, 0.6.
             stop_at_end: let the models end an utterance before the seconds are over. Otherwise the end token is illegal.
 
         Raises:
-            ValueError: for prompts that cannot be used, and seconds or temperatures that are not positive.
+            ValueError: for prompts that cannot be used, and seconds that are not positive.
         """
         samples = self._samples(seconds)
         names = self._names(ids, len(prompts))
@@ -154,8 +149,8 @@ class AudioLM:
             units, codes = self._tokenize(self._checked(prompt, name))
             kept = codes.shape[1] * self.spec.hop_samples
             rows.append(self._row(name, remove_repeats(units), codes, kept + samples))
-        self._sample_units(rows, seconds, seed, temperatures or Temperatures(), stop_at_end)
-        return self._speak(rows, seed, temperatures or Temperatures(), stop_at_end)
+        self._sample_units(rows, seconds, seed, sampling, stop_at_end)
+        return self._speak(rows, seed, sampling, stop_at_end)
 
     def unconditional(
         self,
@@ -164,15 +159,15 @@ class AudioLM:
         count: int = 1,
         seed: int = 0,
         ids: Sequence[str] | None = None,
-        temperatures: Temperatures | None = None,
+        sampling: StageSampling = StageSampling(),
         stop_at_end: bool = False,
     ) -> list[Generation]:
         """Speak without a prompt: `count` utterances of `seconds` each. Arguments as in `continue_`."""
         samples, empty = self._samples(seconds), torch.zeros(0, dtype=torch.int64)
         codes = empty.view(self.spec.levels, 0)
         rows = [self._row(name, empty, codes, samples) for name in self._names(ids, count)]
-        self._sample_units(rows, seconds, seed, temperatures or Temperatures(), stop_at_end)
-        return self._speak(rows, seed, temperatures or Temperatures(), stop_at_end)
+        self._sample_units(rows, seconds, seed, sampling, stop_at_end)
+        return self._speak(rows, seed, sampling, stop_at_end)
 
     def resynthesize(
         self,
@@ -181,7 +176,7 @@ class AudioLM:
         voices: Sequence[Tensor] | None = None,
         seed: int = 0,
         ids: Sequence[str] | None = None,
-        temperatures: Temperatures | None = None,
+        sampling: StageSampling = StageSampling(),
     ) -> list[Generation]:
         """Acoustic generation: say what each recording says (its units), with freely sampled acoustics.
 
@@ -209,7 +204,7 @@ class AudioLM:
             row = self._row(name, prompt_units, codes, codes.shape[1] * self.spec.hop_samples + len(recordings[number]))
             row.plan = remove_repeats(torch.cat([prompt_units, units]))
             rows.append(row)
-        generations = self._speak(rows, seed, temperatures or Temperatures(), stop_at_end=False)
+        generations = self._speak(rows, seed, sampling, stop_at_end=False)
         return [
             replace(
                 generation,
@@ -273,7 +268,7 @@ class AudioLM:
     # ------------------------------------------------------------------------------------------------ semantic stage
 
     def _sample_units(
-        self, rows: list[_Row], seconds: float, seed: int, temperatures: Temperatures, stop_at_end: bool
+        self, rows: list[_Row], seconds: float, seed: int, sampling: StageSampling, stop_at_end: bool
     ) -> None:
         """Add the units of `seconds` to every row's plan; the window slides by half when it is full."""
         stage = self.stages["semantic"]
@@ -296,7 +291,7 @@ class AudioLM:
                         for _, context in batch
                     ],
                     steps=steps,
-                    temperature=temperatures.semantic,
+                    sampling=sampling.semantic,
                     uniforms=torch.stack([streams[row.id].draw(steps) for row, _ in batch]),
                     stop_at_end=stop_at_end,
                 )
@@ -306,7 +301,7 @@ class AudioLM:
 
     # ------------------------------------------------------------------------------------------------ coarse stage
 
-    def _sample_coarse(self, rows: list[_Row], seed: int, temperature: float, stop_at_end: bool) -> None:
+    def _sample_coarse(self, rows: list[_Row], seed: int, sampling: Sampling, stop_at_end: bool) -> None:
         """Complete every row's coarse codes; see `speech_plan` for what a sliding window sees."""
         stage, spec = self.stages["coarse"], self.spec
         block = spec.aligned_samples // spec.hop_samples
@@ -334,7 +329,7 @@ class AudioLM:
                     stage.layout,
                     [stage.layout.prefix(torch.cat([behind, ahead]), context) for _, context, behind, ahead in batch],
                     steps=steps * stage.layout.phases,
-                    temperature=temperature,
+                    sampling=sampling,
                     uniforms=torch.stack([streams[row.id].draw(steps * stage.layout.phases) for row, *_ in batch]),
                     stop_at_end=stop_at_end,
                 )
@@ -358,7 +353,7 @@ class AudioLM:
 
     # ------------------------------------------------------------------------------------------------ fine stage
 
-    def _sample_fine(self, rows: list[_Row], seed: int, temperature: float) -> list[Tensor]:
+    def _sample_fine(self, rows: list[_Row], seed: int, sampling: Sampling) -> list[Tensor]:
         """(levels, frames) of every row: independent chunks, all chunks of all rows together."""
         if not self.spec.fine_levels:
             return [row.coarse for row in rows]
@@ -383,7 +378,7 @@ class AudioLM:
                     stage.layout,
                     [stage.layout.prefix(None, chunk) for _, _, chunk in batch],
                     steps=steps,
-                    temperature=temperature,
+                    sampling=sampling,
                     uniforms=torch.stack(uniforms),
                 )
                 for (number, place, _), targets in zip(batch, new, strict=True):
@@ -391,10 +386,10 @@ class AudioLM:
         return [torch.cat([row.coarse, torch.cat(parts, dim=1)]) for row, parts in zip(rows, fine, strict=True)]
 
     @torch.inference_mode()
-    def _speak(self, rows: list[_Row], seed: int, temperatures: Temperatures, stop_at_end: bool) -> list[Generation]:
-        self._sample_coarse(rows, seed, temperatures.coarse, stop_at_end)
+    def _speak(self, rows: list[_Row], seed: int, sampling: StageSampling, stop_at_end: bool) -> list[Generation]:
+        self._sample_coarse(rows, seed, sampling.coarse, stop_at_end)
         generations = []
-        for row, codes in zip(rows, self._sample_fine(rows, seed, temperatures.fine), strict=True):
+        for row, codes in zip(rows, self._sample_fine(rows, seed, sampling.fine), strict=True):
             audio = self.codec.decode(codes[None].to(self.device))[0, : row.samples].float().cpu()
             prompt_samples = row.codes.shape[1] * self.spec.hop_samples
             generations.append(Generation(audio, prompt_samples, row.plan, codes, self.spec.sample_rate_hz))
