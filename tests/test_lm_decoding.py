@@ -219,5 +219,6 @@ def test_draws_in_pieces_are_those_in_one_go(stage: Stage, pieces: list[int]) ->
     assert all(
         torch.equal(torch.cat(row), expected) for row, expected in zip(zip(*parts, strict=True), whole, strict=True)
     )
-    with pytest.raises(ValueError, match="at most 0 numbers"):
-        decoder.draw(uniforms[:, :1])
+    if stage == "fine":  # in the other stages all rows may have ended before
+        with pytest.raises(ValueError, match="at most 0 numbers"):
+            decoder.draw(uniforms[:, :1])

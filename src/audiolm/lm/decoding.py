@@ -111,6 +111,8 @@ class Decoder:
                 f"uniforms must be (rows, count) with {len(self._known)} rows and at most {self.steps - self.drawn} numbers, "
                 f"got {tuple(uniforms.shape)}"
             )
+        if self.ended:
+            return [torch.empty(0, dtype=torch.int64) for _ in range(rows)]
         uniforms, before = uniforms.to(self._device), self._ended.clone()
         drawn = torch.empty(rows, count, dtype=torch.int64, device=self._device)
         taken = count
