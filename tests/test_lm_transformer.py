@@ -22,9 +22,12 @@ def toy(config: TransformerConfig = TINY, *, vocabulary: int = 20, seed: int = 0
     return model
 
 
-@pytest.mark.parametrize("attention", ["reference", "blockwise"])
-def test_no_gradient_reaches_a_position_from_later_ones(attention: str) -> None:
-    model = toy(TransformerConfig(**{**vars(TINY), "attention": attention}))
+ATTENTION_AND_POSITIONS = [("reference", "t5"), ("blockwise", "t5"), ("auto", "rope")]
+
+
+@pytest.mark.parametrize(("attention", "positions"), ATTENTION_AND_POSITIONS)
+def test_no_gradient_reaches_a_position_from_later_ones(attention: str, positions: str) -> None:
+    model = toy(TransformerConfig(**{**vars(TINY), "attention": attention, "positions": positions}))
     embedded: list[torch.Tensor] = []
     model.embedding.register_forward_hook(
         lambda _, __, output: embedded.append(output.detach().requires_grad_()) or embedded[-1]
@@ -107,11 +110,12 @@ def test_linear_maps_have_no_bias_and_the_head_is_not_tied() -> None:
 
 
 @pytest.mark.parametrize("max_distance", [12, 100])
-@pytest.mark.parametrize("attention", ["reference", "blockwise"])
+@pytest.mark.parametrize(("attention", "positions"), ATTENTION_AND_POSITIONS)
 def test_cached_logits_equal_uncached_ones_at_every_position_for_prompts_of_unequal_length(
-    attention: str, max_distance: int
+    attention: str, positions: str, max_distance: int
 ) -> None:
-    model = toy(TransformerConfig(**{**vars(TINY), "attention": attention, "max_distance": max_distance}))
+    sizes = {"attention": attention, "positions": positions, "max_distance": max_distance}
+    model = toy(TransformerConfig(**{**vars(TINY), **sizes}))
     random = torch.Generator().manual_seed(0)
     lengths, steps = torch.tensor([7, 1, 150, 12]), 20
     rows = [torch.randint(20, (int(length) + steps,), generator=random) for length in lengths]
@@ -150,7 +154,15 @@ def test_a_full_a_used_or_a_foreign_cache_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"heads": 3}, {"layers": 0}, {"dropout": 1.0}, {"buckets": 1}, {"max_distance": 4}, {"attention": "flash"}],
+    [
+        {"heads": 3},
+        {"layers": 0},
+        {"dropout": 1.0},
+        {"buckets": 1},
+        {"max_distance": 4},
+        {"attention": "flash"},
+        {"positions": "alibi"},
+    ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,6 +1,7 @@
 """Causal attention with an additive bias by distance: the plain reference, and a fast exact path for CPU training."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,15 +16,18 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 BLOCK_TOKENS = 128  # 64 to 256 measured alike; the scores of one block stay in the processor's cache
 
 
-def causal_attention(bias: Tensor, *, kind: AttentionKind) -> Attend:
+def causal_attention(bias: Tensor | None, *, kind: AttentionKind) -> Attend:
     """Make the attention of one forward pass, shared by all layers so that the bias is prepared once.
 
     Args:
-        bias: (heads, tokens), the bias of the distances 0 to tokens - 1; distance = query position - key position.
+        bias: (heads, tokens), the bias of the distances 0 to tokens - 1; distance = query position - key position. None:
+            without a bias, where scaled_dot_product_attention is fast by itself, whatever `kind` is.
         kind: `reference` is scaled_dot_product_attention with an additive mask; a learned bias sends it down the slow
             path that keeps batch x heads x tokens x tokens numbers per layer. `blockwise` gives the same output and
             gradients from blocks of queries. `auto` takes blockwise on CPU, the reference elsewhere.
     """
+    if bias is None:
+        return partial(F.scaled_dot_product_attention, is_causal=True)
     if kind == "blockwise" or (kind == "auto" and bias.device.type == "cpu"):
         return lambda queries, keys, values: blockwise_attention(queries, keys, values, bias)
     mask = causal_bias(bias)

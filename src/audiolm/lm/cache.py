@@ -24,6 +24,9 @@ class Cache:
         self._values = [bias.new_zeros(batch * heads, capacity, head_dim) for _ in range(layers)]
         self._bias = bias.flip(1).repeat(batch, 1)[:, None]  # the last n columns: distances n - 1 to 0
         self._padding: Tensor | None = None  # (batch * heads, 1, capacity), -inf where a row has no token
+        self._padded = torch.zeros(
+            batch, 1, dtype=torch.int64, device=bias.device
+        )  # columns before a row's first token
         self._step_bias = self._bias[..., :0]
 
     @property
@@ -31,12 +34,18 @@ class Cache:
         """Attention heads per row."""
         return len(self._bias) // self.batch
 
+    @property
+    def positions(self) -> Tensor:
+        """(batch, 1) where the token of this step stands in its row, counted from 0 without padding."""
+        return self.tokens - 1 - self._padded
+
     def begin(self, lengths: Tensor, *, tokens: int) -> None:
         """Note the prompts' lengths (batch,), the longest of them `tokens`; `store` then fills each layer."""
         self.tokens = tokens
+        self._padded = tokens - lengths[:, None]
         if bool((lengths < tokens).any()):
             column = torch.arange(self.capacity, device=lengths.device)
-            padded = (column < tokens - lengths[:, None]).repeat_interleave(self.heads, dim=0)[:, None]
+            padded = (column < self._padded).repeat_interleave(self.heads, dim=0)[:, None]
             self._padding = torch.zeros_like(self._bias).masked_fill_(padded, -torch.inf)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:

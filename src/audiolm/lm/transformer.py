@@ -1,7 +1,8 @@
 """Transformer: the decoder-only language model of every stage."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from audiolm.lm.attention import Attend, AttentionKind, causal_attention
 from audiolm.lm.cache import Cache
 from audiolm.lm.position_bias import PositionBias
+from audiolm.lm.rotary import Rotary, rotate
+
+Positions = Literal["t5", "rope"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class TransformerConfig:
     dim: int = 1024
     feed_forward: int = 4096
     dropout: float = 0.1  # on embeddings and residual branches, in training only; never on attention weights
-    buckets: int = 32
+    positions: Positions = "t5"  # a learned bias by distance, as in the paper; or rotary, without weights
+    buckets: int = 32  # of the bias
     max_distance: int = 128  # tokens; everything farther shares one bias per head
     attention: AttentionKind = "auto"
 
@@ -45,6 +50,10 @@ class TransformerConfig:
                 f"buckets must be at least 2 and max_distance more than half of them, got {self.buckets} and "
                 f"{self.max_distance}"
             )
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions must be one of {get_args(Positions)}, got {self.positions!r}")
+        if self.positions == "rope" and self.dim // self.heads % 2:
+            raise ValueError(f"rotary positions need heads of even width, got {self.dim} / {self.heads}")
         if self.attention not in get_args(AttentionKind):
             raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {self.attention!r}")
 
@@ -74,7 +83,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Decoder-only Transformer with a T5-style position bias shared by its layers, and an untied head.
+    """Decoder-only Transformer with a T5-style position bias shared by its layers (or rotary positions), and an untied head.
 
     Initialised as GPT-2 is (standard deviation 0.02, output projections divided by the root of their number); the head
     is smaller, so that the first loss is near the logarithm of the number of legal ids.
@@ -89,7 +98,11 @@ class Transformer(nn.Module):
         self.config = config
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(vocabulary, config.dim)
-        self.position_bias = PositionBias(config.heads, buckets=config.buckets, max_distance=config.max_distance)
+        self.position_bias = self.rotary = None
+        if config.positions == "t5":
+            self.position_bias = PositionBias(config.heads, buckets=config.buckets, max_distance=config.max_distance)
+        else:
+            self.rotary = Rotary(config.dim // config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, vocabulary, bias=False)
@@ -109,11 +122,26 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """What the head reads at every position: tokens (batch, tokens) int64 -> (batch, tokens, dim)."""
-        attend = causal_attention(self.position_bias(tokens.size(1)), kind=self.config.attention)
+        attend = self._attention(tokens.size(1))
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
             x = block(x, attend)
         return self.norm(x)
+
+    def _attention(self, tokens: int) -> Attend:
+        """Attention among the tokens 0 to tokens - 1 of every row, which know where they stand."""
+        attend = causal_attention(self._bias(tokens), kind=self.config.attention)
+        return self._turning(torch.arange(tokens, device=self.head.weight.device)[None])(attend)
+
+    def _bias(self, tokens: int) -> Tensor | None:
+        return None if self.position_bias is None else self.position_bias(tokens)
+
+    def _turning(self, positions: Tensor) -> Callable[[Attend], Attend]:
+        """What turns queries and keys at positions (batch or 1, tokens) before they attend, if positions are rotary."""
+        if self.rotary is None:
+            return lambda attend: attend
+        angles = self.rotary(positions)
+        return lambda attend: lambda q, k, v: attend(rotate(q, *angles), rotate(k, *angles), v)
 
     def head_logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """Logits of the ids [start, stop) only: hidden (..., dim) -> (..., stop - start)."""
@@ -122,7 +150,10 @@ class Transformer(nn.Module):
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` tokens, prompts included."""
         head_dim = self.config.dim // self.config.heads
-        return Cache(layers=len(self.blocks), batch=batch, head_dim=head_dim, bias=self.position_bias(capacity))
+        bias = self._bias(capacity)
+        if bias is None:
+            bias = self.head.weight.new_zeros(self.config.heads, capacity)
+        return Cache(layers=len(self.blocks), batch=batch, head_dim=head_dim, bias=bias)
 
     def prefill(self, tokens: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
         """Read prompts into an empty cache.
@@ -148,7 +179,7 @@ class Transformer(nn.Module):
         padding = width - lengths[:, None]
         column = torch.arange(width, device=tokens.device)
         x = self.embedding(tokens.gather(1, (column + padding) % width))
-        attention = causal_attention(self.position_bias(width), kind=self.config.attention)
+        attention, turn = causal_attention(self._bias(width), kind=self.config.attention), self._turning(column[None])
         cache.begin(lengths, tokens=width)
         back = ((column - padding) % width)[:, None, :, None]
 
@@ -157,7 +188,7 @@ class Transformer(nn.Module):
             return attention(queries, keys, values)
 
         for layer, block in enumerate(self.blocks):  # noqa: B007 - read by attend_and_store
-            x = block(x, attend_and_store)
+            x = block(x, turn(attend_and_store))
         return self.norm(x[torch.arange(batch, device=x.device), lengths - 1])
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
@@ -169,7 +200,8 @@ class Transformer(nn.Module):
         if cache.tokens == cache.capacity:
             raise ValueError(f"the cache is full ({cache.capacity} tokens): make it hold prompt and steps together")
         cache.advance()
+        turn = self._turning(cache.positions)
         x = self.embedding(tokens[:, None])
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache.attend(layer))
+            x = block(x, turn(cache.attend(layer)))
         return rearrange(self.norm(x), "batch 1 dim -> batch dim")
