@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SPEC, tiny_generator, tones_and_noise
 
-from audiolm.generator import AudioLM, Sampling, StageSampling, model
+from audiolm.generator import AudioLM, Sampling, StageSampling
 from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
+from audiolm.lm import decoding
 from audiolm.tokens.layout import remove_repeats
 
 
@@ -95,13 +96,13 @@ def test_windows_slide_and_no_model_ever_sees_more_than_its_window(
     sliding: AudioLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest = {"semantic": 0, "coarse": 0, "fine": 0}
-    real = model.decode
+    real = decoding.Decoder.__init__
 
-    def watched(transformer, layout, prefixes, *, steps, **arguments):
+    def watched(self, transformer, layout, prefixes, *, steps, **arguments):
         longest[layout.stage] = max(longest[layout.stage], max(len(prefix) for prefix in prefixes) + steps)
-        return real(transformer, layout, prefixes, steps=steps, **arguments)
+        real(self, transformer, layout, prefixes, steps=steps, **arguments)
 
-    monkeypatch.setattr(model, "decode", watched)
+    monkeypatch.setattr(decoding.Decoder, "__init__", watched)
     result = sliding.continue_([tones_and_noise(32000)], seconds=6.0)[0]
     assert len(result.audio) == 32000 + 96000
     assert longest["semantic"] <= 12 + 1  # 1 s at 11.3 units per second, and the begin token

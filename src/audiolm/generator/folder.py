@@ -14,7 +14,8 @@ from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, write_json
 from audiolm.generator.card import model_card
-from audiolm.generator.model import AudioLM, LanguageModel
+from audiolm.generator.model import AudioLM
+from audiolm.generator.rows import LanguageModel
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import Stage, StageLayout

@@ -1,45 +1,25 @@
 """AudioLM: unconditional generation, acoustic generation from given units, and continuation."""
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from audiolm.audio import SHORTEST_SECONDS, is_silent
 from audiolm.codec.codec import Codec
-from audiolm.generator.speech_plan import spoken_units, units_for
-from audiolm.generator.streams import RandomStream
-from audiolm.lm.decoding import decode
-from audiolm.lm.sampling import Sampling
-from audiolm.lm.transformer import Transformer
+from audiolm.codec.soundstream import SoundStream
+from audiolm.codec.streaming import DecoderStream
+from audiolm.generator.coarse import CoarseWriter
+from audiolm.generator.fine import FineWriter
+from audiolm.generator.rows import Draws, LanguageModel, Row, StageSampling
+from audiolm.generator.units import UnitWriter
 from audiolm.semantic.tokenizer import SemanticTokenizer
-from audiolm.tokens.layout import StageLayout, remove_repeats
+from audiolm.tokens.layout import remove_repeats
 from audiolm.tokens.spec import TokenSpec
-
-FINE_CHUNKS_AT_ONCE = 64  # bounds the memory of the key/value cache
-
-
-@dataclass(frozen=True)
-class StageSampling:
-    """How each stage draws. The defaults are the paper's temperatures, without top-k or top-p. Source: AudioLM, section IV-C."""
-
-    semantic: Sampling = Sampling(0.6)
-    coarse: Sampling = Sampling(0.8)
-    fine: Sampling = Sampling(0.6)
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """One stage's model, and the stretch of audio it was trained on."""
-
-    model: Transformer
-    layout: StageLayout
-    window_seconds: float
 
 
 @dataclass(frozen=True)
@@ -59,20 +39,6 @@ class Generation:
     units: Tensor
     codes: Tensor
     sample_rate_hz: int
-
-
-@dataclass
-class _Row:
-    """One utterance on its way through the stages."""
-
-    id: str
-    plan: Tensor  # units to speak, without repeats; those of the prompt first
-    prompt_units: int  # how many of the plan belong to the prompt
-    codes: Tensor  # (levels, frames) of the prompt
-    coarse: Tensor  # (coarse levels, frames) so far, the prompt's included
-    frames: int  # wanted in all
-    samples: int  # wanted in all
-    ended: bool = False
 
 
 class AudioLM:
@@ -144,13 +110,58 @@ class AudioLM:
         """
         samples = self._samples(seconds)
         names = self._names(ids, len(prompts))
-        rows = []
-        for name, prompt in zip(names, prompts, strict=True):
-            units, codes = self._tokenize(self._checked(prompt, name))
-            kept = codes.shape[1] * self.spec.hop_samples
-            rows.append(self._row(name, remove_repeats(units), codes, kept + samples))
-        self._sample_units(rows, seconds, seed, sampling, stop_at_end)
-        return self._speak(rows, seed, sampling, stop_at_end)
+        rows = [self._prompted(name, prompt, samples) for name, prompt in zip(names, prompts, strict=True)]
+        draws = Draws(seed, sampling, stop_at_end)
+        self._units_for(rows, seconds, draws).write()
+        return self._speak(rows, draws)
+
+    def stream(
+        self,
+        prompt: Tensor,
+        *,
+        seconds: float,
+        seed: int = 0,
+        id: str = "0",
+        sampling: StageSampling = StageSampling(),
+        stop_at_end: bool = False,
+        chunk_seconds: float | None = None,
+    ) -> Iterator[Tensor]:
+        """Speak on after one prompt, handing over audio while it goes on.
+
+        All pieces together are what `continue_` adds to the prompt: the same units and codes, the audio up to rounding.
+
+        Args:
+            prompt, seconds, seed, sampling, stop_at_end: as in `continue_`; `id` names the random stream.
+            chunk_seconds: how much sound comes at a time; by default the fine stage's window (3 s in the paper), the length
+                it was trained on. Shorter chunks are heard sooner, and are drawn otherwise than `continue_` does.
+
+        Yields:
+            (samples,) float32: the next piece of the continuation, without the prompt.
+
+        Raises:
+            ValueError: at once, as `continue_`; for `chunk_seconds` longer than that window; for a codec that cannot decode
+                piece by piece (all but SoundStream).
+        """
+        row = self._prompted(id, prompt, self._samples(seconds))
+        draws = Draws(seed, sampling, stop_at_end)
+        decoder = DecoderStream(cast(SoundStream, self.codec))  # which refuses other codecs
+        fine = FineWriter(self.stages.get("fine"), self.spec, draws=draws, chunk_seconds=chunk_seconds)
+        return self._stream(row, self._units_for([row], seconds, draws), fine, decoder, draws)
+
+    @torch.inference_mode()
+    def _stream(
+        self, row: Row, units: UnitWriter, fine: FineWriter, decoder: DecoderStream, draws: Draws
+    ) -> Iterator[Tensor]:
+        decoder.push(row.codes[None].to(self.device))  # what is said before decides how the first sample sounds
+        place, sent = 0, row.prompt_frames * self.spec.hop_samples
+        for _ in self._coarse([row], draws, units).pieces(fine.chunk_frames):
+            new = row.coarse.shape[1] - row.prompt_frames
+            done = row.coarse.shape[1] == row.frames
+            chunks = -(-new // fine.chunk_frames) if done else new // fine.chunk_frames
+            while place < chunks:
+                audio = decoder.push(fine.chunk(row, place)[None].to(self.device))[0, : row.samples - sent]
+                yield audio.float().cpu()
+                place, sent = place + 1, sent + len(audio)
 
     def unconditional(
         self,
@@ -166,8 +177,9 @@ class AudioLM:
         samples, empty = self._samples(seconds), torch.zeros(0, dtype=torch.int64)
         codes = empty.view(self.spec.levels, 0)
         rows = [self._row(name, empty, codes, samples) for name in self._names(ids, count)]
-        self._sample_units(rows, seconds, seed, sampling, stop_at_end)
-        return self._speak(rows, seed, sampling, stop_at_end)
+        draws = Draws(seed, sampling, stop_at_end)
+        self._units_for(rows, seconds, draws).write()
+        return self._speak(rows, draws)
 
     def resynthesize(
         self,
@@ -204,7 +216,7 @@ class AudioLM:
             row = self._row(name, prompt_units, codes, codes.shape[1] * self.spec.hop_samples + len(recordings[number]))
             row.plan = remove_repeats(torch.cat([prompt_units, units]))
             rows.append(row)
-        generations = self._speak(rows, seed, sampling, stop_at_end=False)
+        generations = self._speak(rows, Draws(seed, sampling))
         return [
             replace(
                 generation,
@@ -261,136 +273,41 @@ class AudioLM:
         """Units (T_S,), with repeats, of audio (samples,) at the generator's rate, which need not be the tokenizer's."""
         return self.tokenizer.encode(audio[None].to(self.device), sample_rate_hz=self.spec.sample_rate_hz)[0].cpu()
 
-    def _row(self, name: str, plan: Tensor, codes: Tensor, samples: int) -> _Row:
+    def _prompted(self, name: str, prompt: Tensor, samples: int) -> Row:
+        """A row that adds `samples` to a prompt."""
+        units, codes = self._tokenize(self._checked(prompt, name))
+        return self._row(name, remove_repeats(units), codes, codes.shape[1] * self.spec.hop_samples + samples)
+
+    def _row(self, name: str, plan: Tensor, codes: Tensor, samples: int) -> Row:
         coarse = codes[: self.spec.coarse_levels]
-        return _Row(name, plan, len(plan), codes, coarse, self.spec.frames(samples), samples)
+        return Row(name, plan, len(plan), codes, coarse, self.spec.frames(samples), samples)
 
-    # ------------------------------------------------------------------------------------------------ semantic stage
+    # ------------------------------------------------------------------------------------------------ what comes out
 
-    def _sample_units(
-        self, rows: list[_Row], seconds: float, seed: int, sampling: StageSampling, stop_at_end: bool
-    ) -> None:
-        """Add the units of `seconds` to every row's plan; the window slides by half when it is full."""
-        stage = self.stages["semantic"]
-        window = max(4, units_for(stage.window_seconds, units_per_second=self.units_per_second))
-        wanted = units_for(seconds, units_per_second=self.units_per_second)
-        totals = {row.id: len(row.plan) + wanted for row in rows}
-        streams = {row.id: RandomStream(seed, row.id, "semantic") for row in rows}
-        while todo := [row for row in rows if len(row.plan) < totals[row.id] and not row.ended]:
-            batches: dict[int, list[tuple[_Row, Tensor]]] = defaultdict(list)
-            for row in todo:
-                remaining = totals[row.id] - len(row.plan)
-                context = row.plan if len(row.plan) + remaining <= window else row.plan[-(window // 2) :]
-                batches[min(remaining, window - len(context))].append((row, context))
-            for steps, batch in sorted(batches.items()):
-                new = decode(
-                    stage.model,
-                    stage.layout,
-                    [
-                        stage.layout.prefix(context) if len(context) else stage.layout.prefix(None)
-                        for _, context in batch
-                    ],
-                    steps=steps,
-                    sampling=sampling.semantic,
-                    uniforms=torch.stack([streams[row.id].draw(steps) for row, _ in batch]),
-                    stop_at_end=stop_at_end,
-                )
-                for (row, _), targets in zip(batch, new, strict=True):
-                    row.ended = len(targets) > 0 and int(targets[-1]) == stage.layout.end_id
-                    row.plan = torch.cat([row.plan, targets[: len(targets) - row.ended]])
+    def _units_for(self, rows: list[Row], seconds: float, draws: Draws) -> UnitWriter:
+        return UnitWriter(
+            self.stages["semantic"], rows, seconds=seconds, units_per_second=self.units_per_second, draws=draws
+        )
 
-    # ------------------------------------------------------------------------------------------------ coarse stage
-
-    def _sample_coarse(self, rows: list[_Row], seed: int, sampling: Sampling, stop_at_end: bool) -> None:
-        """Complete every row's coarse codes; see `speech_plan` for what a sliding window sees."""
-        stage, spec = self.stages["coarse"], self.spec
-        block = spec.aligned_samples // spec.hop_samples
-        window = max(2 * block, round(stage.window_seconds * spec.frame_rate_hz) // block * block)
-        streams = {row.id: RandomStream(seed, row.id, "coarse") for row in rows}
-        spoken = {row.id: row.prompt_units for row in rows}
-        ended: set[str] = set()
-        while todo := [row for row in rows if row.coarse.shape[1] < row.frames and row.id not in ended]:
-            batches: dict[int, list[tuple[_Row, Tensor, Tensor, Tensor]]] = defaultdict(list)
-            for row in todo:
-                done = row.coarse.shape[1]
-                if row.frames <= window:  # everything fits: the window of the paper's protocol
-                    context, behind, ahead = row.coarse, row.plan[: row.prompt_units], row.plan[row.prompt_units :]
-                    steps = row.frames - done
-                else:
-                    context = row.coarse if done <= window // 2 else row.coarse[:, -(window // 2 // block * block) :]
-                    steps = min(window - context.shape[1], row.frames - done)
-                    behind = self._heard(context) if context.shape[1] else row.plan[:0]
-                    count = units_for(steps / spec.frame_rate_hz, units_per_second=self.units_per_second)
-                    ahead = row.plan[min(spoken[row.id], len(row.plan) - 1) :][:count]
-                batches[steps].append((row, context, behind, ahead))
-            for steps, batch in sorted(batches.items(), key=lambda item: item[0]):
-                new = decode(
-                    stage.model,
-                    stage.layout,
-                    [stage.layout.prefix(torch.cat([behind, ahead]), context) for _, context, behind, ahead in batch],
-                    steps=steps * stage.layout.phases,
-                    sampling=sampling,
-                    uniforms=torch.stack([streams[row.id].draw(steps * stage.layout.phases) for row, *_ in batch]),
-                    stop_at_end=stop_at_end,
-                )
-                for (row, context, _, ahead), targets in zip(batch, new, strict=True):
-                    codes, has_ended = stage.layout.parse(targets)
-                    row.coarse = torch.cat([row.coarse, codes], dim=1)
-                    if has_ended:
-                        ended.add(row.id)
-                        row.frames = row.coarse.shape[1]
-                        row.samples = min(row.samples, row.frames * spec.hop_samples)
-                    elif row.coarse.shape[1] < row.frames:
-                        heard = self._heard(torch.cat([context, codes], dim=1), last_frames=codes.shape[1])
-                        spoken[row.id] += spoken_units(ahead, heard)
-
-    def _heard(self, coarse: Tensor, *, last_frames: int | None = None) -> Tensor:
-        """Units, without repeats, in the audio of some coarse codes (or in its last frames)."""
-        units = self._units(self.codec.decode(coarse[None].to(self.device))[0].float())
-        if last_frames is not None:
-            units = units[-self.spec.semantic_frames(last_frames * self.spec.hop_samples) :]
-        return remove_repeats(units)
-
-    # ------------------------------------------------------------------------------------------------ fine stage
-
-    def _sample_fine(self, rows: list[_Row], seed: int, sampling: Sampling) -> list[Tensor]:
-        """(levels, frames) of every row: independent chunks, all chunks of all rows together."""
-        if not self.spec.fine_levels:
-            return [row.coarse for row in rows]
-        stage = self.stages["fine"]
-        chunk_frames = max(1, round(stage.window_seconds * self.spec.frame_rate_hz))
-        jobs: dict[int, list[tuple[int, int, Tensor]]] = defaultdict(list)
-        fine = [[row.codes[self.spec.coarse_levels :]] for row in rows]
-        for number, row in enumerate(rows):
-            generated = row.coarse[:, row.codes.shape[1] :]
-            for place, chunk in enumerate(generated.split(chunk_frames, dim=1) if generated.shape[1] else ()):
-                fine[number].append(chunk[:0])
-                jobs[chunk.shape[1]].append((number, place, chunk))
-        for frames, chunks in jobs.items():
-            for at in range(0, len(chunks), FINE_CHUNKS_AT_ONCE):
-                batch = chunks[at : at + FINE_CHUNKS_AT_ONCE]
-                steps = frames * stage.layout.phases
-                uniforms = [
-                    RandomStream(seed, rows[number].id, "fine", place).draw(steps) for number, place, _ in batch
-                ]
-                new = decode(
-                    stage.model,
-                    stage.layout,
-                    [stage.layout.prefix(None, chunk) for _, _, chunk in batch],
-                    steps=steps,
-                    sampling=sampling,
-                    uniforms=torch.stack(uniforms),
-                )
-                for (number, place, _), targets in zip(batch, new, strict=True):
-                    fine[number][place + 1] = stage.layout.parse(targets)[0]
-        return [torch.cat([row.coarse, torch.cat(parts, dim=1)]) for row, parts in zip(rows, fine, strict=True)]
+    def _coarse(self, rows: list[Row], draws: Draws, units: UnitWriter | None) -> CoarseWriter:
+        return CoarseWriter(
+            self.stages["coarse"],
+            rows,
+            units=units,
+            units_per_second=self.units_per_second,
+            hear=lambda coarse: self._units(self.codec.decode(coarse[None].to(self.device))[0].float()),
+            draws=draws,
+        )
 
     @torch.inference_mode()
-    def _speak(self, rows: list[_Row], seed: int, sampling: StageSampling, stop_at_end: bool) -> list[Generation]:
-        self._sample_coarse(rows, seed, sampling.coarse, stop_at_end)
+    def _speak(self, rows: list[Row], draws: Draws) -> list[Generation]:
+        """Acoustics for rows whose plans are complete."""
+        self._coarse(rows, draws, None).write()
         generations = []
-        for row, codes in zip(rows, self._sample_fine(rows, seed, sampling.fine), strict=True):
+        for row, codes in zip(
+            rows, FineWriter(self.stages.get("fine"), self.spec, draws=draws).write(rows), strict=True
+        ):
             audio = self.codec.decode(codes[None].to(self.device))[0, : row.samples].float().cpu()
-            prompt_samples = row.codes.shape[1] * self.spec.hop_samples
+            prompt_samples = row.prompt_frames * self.spec.hop_samples
             generations.append(Generation(audio, prompt_samples, row.plan, codes, self.spec.sample_rate_hz))
         return generations
