@@ -16,7 +16,9 @@ from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
 from audiolm.lm.decoding import decode
 from audiolm.lm.sampling import Sampling
+from audiolm.lm.scoring import Scores, log_likelihood
 from audiolm.lm.transformer import Transformer
+from audiolm.semantic.batches import encode_batches
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import StageLayout, remove_repeats
 from audiolm.tokens.spec import TokenSpec
@@ -215,6 +217,36 @@ class AudioLM:
             )
             for generation, row in zip(generations, rows, strict=True)
         ]
+
+    def log_likelihood(self, units: Sequence[Tensor], *, batch_size: int = 16) -> Scores:
+        """How likely the semantic model finds each sequence of units.
+
+        Repeats are removed first; every unit left is scored, the end token is not. See `lm.scoring.log_likelihood`.
+
+        Args:
+            units: each (n,) in [0, clusters), with or without repeats, at least one. Sequences longer than the model's
+                window are scored whole: its position bias reaches any length.
+            batch_size: sequences at a time. Less needs less memory.
+
+        Returns:
+            In the given order: `sum` (nats, at most 0), `tokens` scored, `per_token` (the sum divided by the tokens).
+
+        Raises:
+            ValueError: for an empty list, an empty sequence, or units out of range.
+        """
+        stage = self.stages["semantic"]
+        sequences = [stage.layout.sequence(row, None, true_end=False) for row in units]
+        return log_likelihood(stage.model, stage.layout, sequences, batch_size=batch_size)
+
+    def log_likelihood_of_audio(self, recordings: Sequence[Tensor], *, batch_size: int = 16) -> Scores:
+        """How likely the semantic model finds what each recording (samples,) says; see `log_likelihood`.
+
+        Raises:
+            ValueError: for an empty list, and recordings that are silent, not finite, or shorter than 100 ms.
+        """
+        checked = [self._checked(recording, f"recording {number}") for number, recording in enumerate(recordings)]
+        units = encode_batches(self.tokenizer, checked, sample_rate_hz=self.spec.sample_rate_hz, batch_size=batch_size)
+        return self.log_likelihood(units, batch_size=batch_size)
 
     def reconstruct(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
         """(samples,) the same audio through the codec, at some or all levels."""
