@@ -133,6 +133,7 @@ def test_repeats_are_removed_and_the_end_token_is_not_scored(generator: AudioLM)
     assert float(scores.per_token[2]) == pytest.approx(-math.log(SPEC.clusters + 1), rel=0.2)
 
 
+@torch.no_grad()
 def test_all_continuations_of_a_prefix_and_the_end_share_one_probability(generator: AudioLM) -> None:
     prefix = [2, 9, 4]
     units = [torch.tensor([*prefix, unit]) for unit in range(SPEC.clusters) if unit != prefix[-1]]

@@ -14,7 +14,9 @@ from audiolm.audio import read_audio, read_prompt, write_audio
 from audiolm.cli import errors_in_words
 from audiolm.generator import AudioLM, Sampling, StageSampling
 from audiolm.generator.outputs import OutputFolder
+from audiolm.generator.prompts import Prompt
 from audiolm.manifest import read_manifest
+from datamodules.prompts import PromptBatches
 
 Run = Callable[..., Path]
 
@@ -25,7 +27,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompts")
     for number, name in enumerate(("a.wav", "b.flac", "deep/a.wav", "deep/er/c.ogg", "deep/d.wav")):
         rate = 22050 if name == "a.wav" else 16000
-        write_audio(folder / name, tones_and_noise(9000 + 1111 * number, seed=number), sample_rate_hz=rate)
+        samples = 15000 if name == "a.wav" else 9000 + 1111 * number
+        write_audio(folder / name, tones_and_noise(samples, seed=number), sample_rate_hz=rate)
     return folder
 
 
@@ -230,6 +233,23 @@ def test_what_cannot_work_is_said_before_it_starts(
         assert word in message_of(capsys, lambda a=arguments, f=folder: generate(*a, folder=f)), word
     assert not (tmp_path / "out").exists()
     assert not (prompts / "out").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_batches_keep_their_members_and_are_dealt_alike_whatever_is_left(processes: int) -> None:
+    prompts = [Prompt(str(number), samples=100 * (7 * number % 10), sample_rate_hz=100) for number in range(10)]
+
+    def batches(unfinished: set[str]) -> list[list[str]]:
+        dataset = PromptBatches(prompts, unfinished=unfinished, batch_size=3, sample_rate_hz=16000, processes=processes)
+        return [[prompt.id for prompt in batch] for batch in dataset.batches]
+
+    every = batches({prompt.id for prompt in prompts})
+    assert sorted(id_ for batch in every for id_ in batch) == [str(number) for number in range(10)]
+    lengths = [max(prompts[int(id_)].samples for id_ in batch) for batch in every if batch]
+    assert lengths == sorted(lengths, reverse=True)  # the longest first
+    left = batches({"0", "7"})
+    assert [batch for batch in left if batch] == [batch for batch in every if {"0", "7"} & set(batch)]
+    assert len(every) % processes == len(left) % processes == 0
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
