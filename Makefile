@@ -148,5 +148,5 @@ $(ROOT)/report/index.html: $(ROOT)/samples/samples.json | chain
 
 clean: ## remove the chain of RUN (asks first)
 	@read -r -p "Remove $(ROOT) and everything that was trained in it? [y/N] " answer && [ "$$answer" = y ] && \
-		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,report,evaluation} \
+		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation} \
 		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json}

@@ -10,9 +10,10 @@ import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from audiolm.manifest import Manifest, read_manifest
+from audiolm.manifest import Manifest, Split, read_manifest
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
+from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers
 from datamodules.token_windows import TrainingWindows, ValidationWindows
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
@@ -27,12 +28,14 @@ class LibriLightDataModule(L.LightningDataModule):
 
     Args:
         view: "waveform" gives `WaveformBatch`es of random crops; "utterances" whole utterances, for tokenizing; "tokens"
-            gives `TokenBatch`es of aligned windows from the token store.
+            gives `TokenBatch`es of aligned windows from the token store; "prompts" gives `PromptBatch`es of recordings to
+            be spoken on from.
         window_seconds: length of a crop or window. Shorter utterances are used whole.
         batch_size: windows per step and process.
         root: the folder of the chain.
         manifest: the list of utterances; by default `<root>/manifest.jsonl`, which `audiolm prepare` writes.
         tokens: the token store; by default `<root>/tokens`, which the tokenize stage writes.
+        split: of the manifest, for prompts where the stage names no folder of recordings.
         workers: processes that read ahead; by default two less than there are cores, at most 8: on two cores the trainer
             reads by itself, because a worker would only take the time of its threads.
 
@@ -43,12 +46,13 @@ class LibriLightDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        view: Literal["waveform", "utterances", "tokens"],
+        view: Literal["waveform", "utterances", "tokens", "prompts"],
         window_seconds: float = 30.0,
         batch_size: int = 1,
         root: str = "checkpoints",
         manifest: str | None = None,
         tokens: str | None = None,
+        split: Split = "test",
         workers: int | None = None,
     ) -> None:
         super().__init__()
@@ -57,7 +61,7 @@ class LibriLightDataModule(L.LightningDataModule):
                 "window_seconds must be positive, batch_size at least 1 and workers at least 0, got "
                 f"{window_seconds}, {batch_size} and {workers}"
             )
-        self.view, self.window_seconds, self.batch_size = view, window_seconds, batch_size
+        self.view, self.window_seconds, self.batch_size, self.split = view, window_seconds, batch_size, split
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
         self.workers = min(8, max(0, (os.cpu_count() or 1) - 2)) if workers is None else workers
@@ -79,7 +83,8 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
-        _ = self.store if self.view == "tokens" else self.manifest
+        if self.view != "prompts":  # the stage says which they are, and may name a folder
+            _ = self.store if self.view == "tokens" else self.manifest
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Endless random windows, from where the run stopped on."""
@@ -122,8 +127,18 @@ class LibriLightDataModule(L.LightningDataModule):
         return [reader.read(utterance, 0) for utterance in chosen]
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Whole utterances of all splits that the stage has not finished yet, every rank its share."""
-        finished = cast(Any, self._trainer.lightning_module).finished_utterances()
+        """What the stage has not finished yet, every rank its share: prompts, or whole utterances of all splits."""
+        stage = cast(Any, self._trainer.lightning_module)
+        if self.view == "prompts":
+            batches = PromptBatches(
+                stage.prompts,
+                unfinished=stage.unfinished,
+                batch_size=self.batch_size,
+                sample_rate_hz=self._sample_rate_hz,
+                processes=self._trainer.world_size,
+            )
+            return self._loader(batches, None)
+        finished = stage.finished_utterances()
         todo = [utterance for utterance in self.manifest.utterances if utterance.id not in finished]
         return self._loader(WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz), None)
 

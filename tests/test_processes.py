@@ -1,14 +1,18 @@
 """Two processes do what one does: every utterance tokenized once, and equal weights on every rank."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import tones_and_noise
 
+from audiolm.audio import write_audio
 from audiolm.tokens.store import TokenStore
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,6 +40,28 @@ def test_two_processes_tokenize_every_utterance_once_and_alike(chain: Path, tmp_
     for row in range(len(one)):
         assert torch.equal(one.units(row), two.units(row))
         assert torch.equal(one.codes(row), two.codes(row))
+
+
+def test_two_processes_generate_what_one_does(chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]) -> None:
+    prompts = tmp_path / "prompts"
+    for number in range(5):  # three batches of at most two: one process has one batch less than the other
+        audio = tones_and_noise(9000 + 1500 * number, seed=number)
+        write_audio(prompts / f"{number}.wav", audio, sample_rate_hz=16000)
+    arguments = ("--model.prompts", str(prompts), "--trainer.precision", "32-true", "--model.out")
+    run_stage_of("generate", chain, *arguments, str(tmp_path / "one"), verb="predict")
+    run_on_two("predict", "generate", chain, *arguments, str(tmp_path / "two"))
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).glob("*.wav")} for name in ("one", "two"))
+    assert len(one) == 5
+    assert one == two
+    assert json.loads((tmp_path / "two" / "done.json").read_text())["processes"] == 2
+    assert len((tmp_path / "two" / "generated.jsonl").read_text().splitlines()) == 5
+
+
+def test_what_stops_the_first_process_from_generating_stops_all_with_its_words(chain: Path, tmp_path: Path) -> None:
+    write_audio(tmp_path / "prompts" / "silent.wav", torch.zeros(16000), sample_rate_hz=16000)
+    arguments = ("--model.prompts", str(tmp_path / "prompts"), "--model.out", str(tmp_path / "out"))
+    with pytest.raises(AssertionError, match="1 of 1 prompts cannot be used"):
+        run_on_two("predict", "generate", chain, *arguments)
 
 
 @pytest.mark.parametrize("stage", ["codec", "encoder", "tokenizer", "fine"])

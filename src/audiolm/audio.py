@@ -235,8 +235,13 @@ def write_audio(path: str | Path, audio: Tensor, *, sample_rate_hz: int) -> None
         raise AudioError(message, reason="not writable") from error
 
 
-def read_prompt(path: str | Path, *, sample_rate_hz: int) -> Tensor:
-    """Read a whole recording to be continued: any format, rate and number of channels; its own mean is removed.
+def read_prompt(path: str | Path, *, sample_rate_hz: int, start: int = 0, samples: int | None = None) -> Tensor:
+    """Read a recording to be continued: any format, rate and number of channels; its own mean is removed.
+
+    Args:
+        sample_rate_hz: the rate to deliver.
+        start: first sample, counted at the file's own rate.
+        samples: how many, at the file's own rate; by default all that follow.
 
     Returns:
         (samples,) float32 at `sample_rate_hz`.
@@ -245,10 +250,11 @@ def read_prompt(path: str | Path, *, sample_rate_hz: int) -> Tensor:
         AudioError: if it is not audio, shorter than 100 ms, or silent.
     """
     info = audio_info(path)
-    if info.seconds < SHORTEST_SECONDS:
-        message = f"{path} lasts {1000 * info.seconds:.0f} ms; a prompt needs at least 100 ms, better 3 seconds"
+    seconds = (info.samples - start if samples is None else samples) / info.sample_rate_hz
+    if seconds < SHORTEST_SECONDS:
+        message = f"{path} lasts {1000 * seconds:.0f} ms; a prompt needs at least 100 ms, better 3 seconds"
         raise AudioError(message, reason="shorter than 0.1 s")
-    audio = read_audio(path, sample_rate_hz=sample_rate_hz)
+    audio = read_audio(path, sample_rate_hz=sample_rate_hz, start=start, samples=samples)
     audio = audio - audio.mean()
     if is_silent(audio):
         message = f"{path} is silent (below -80 dB of full scale throughout): there is nothing to continue"

@@ -25,6 +25,7 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
     ".*manual optimization and every_n_train_steps.*",  # the codec: the state after the step is what is wanted
     ".*your dataloader is not resumable.*",  # the data module is: its batches are numbered
     ".*predict returned None.*",  # the tokens go to the store
+    ".*across ranks is zero.*",  # a finished prediction started again
     ".*module\\(s\\) in eval mode at the start of training.*",  # the tokenizer that HuBERT's units come from
     ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # the discriminators' schedule, before they start
 )

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
+from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint, weights_digest
 from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, write_json
@@ -114,6 +114,20 @@ def collect(root: Path) -> Parts:
 def is_generator(folder: Path) -> bool:
     """Whether a folder looks like one that `compose` wrote."""
     return (folder / "config.json").is_file() and (folder / "codec.safetensors").is_file()
+
+
+def generator_digest(folder: Path) -> str:
+    """sha256 over the configuration and weights of a generator folder: equal digests speak alike.
+
+    Raises:
+        FileNotFoundError, GeneratorError: as `load_generator`.
+    """
+    config = {key: value for key, value in _config(folder).items() if key != "facts"}  # those tell how long it trained
+    parts = ("codec", "tokenizer", *config["stages"])
+    weights = {
+        f"{part}.{name}": tensor for part in parts for name, tensor in _load(folder / f"{part}.safetensors").items()
+    }
+    return weights_digest(config, weights)
 
 
 def load_generator_codec(folder: Path) -> Codec:

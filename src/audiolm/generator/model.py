@@ -17,6 +17,8 @@ from audiolm.generator.coarse import CoarseWriter
 from audiolm.generator.fine import FineWriter
 from audiolm.generator.rows import Draws, LanguageModel, Row, StageSampling
 from audiolm.generator.units import UnitWriter
+from audiolm.lm.scoring import Scores, log_likelihood
+from audiolm.semantic.batches import encode_batches
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import remove_repeats
 from audiolm.tokens.spec import TokenSpec
@@ -227,6 +229,36 @@ class AudioLM:
             )
             for generation, row in zip(generations, rows, strict=True)
         ]
+
+    def log_likelihood(self, units: Sequence[Tensor], *, batch_size: int = 16) -> Scores:
+        """How likely the semantic model finds each sequence of units.
+
+        Repeats are removed first; every unit left is scored, the end token is not. See `lm.scoring.log_likelihood`.
+
+        Args:
+            units: each (n,) in [0, clusters), with or without repeats, at least one. Sequences longer than the model's
+                window are scored whole: its position bias reaches any length.
+            batch_size: sequences at a time. Less needs less memory.
+
+        Returns:
+            In the given order: `sum` (nats, at most 0), `tokens` scored, `per_token` (the sum divided by the tokens).
+
+        Raises:
+            ValueError: for an empty list, an empty sequence, or units out of range.
+        """
+        stage = self.stages["semantic"]
+        sequences = [stage.layout.sequence(row, None, true_end=False) for row in units]
+        return log_likelihood(stage.model, stage.layout, sequences, batch_size=batch_size)
+
+    def log_likelihood_of_audio(self, recordings: Sequence[Tensor], *, batch_size: int = 16) -> Scores:
+        """How likely the semantic model finds what each recording (samples,) says; see `log_likelihood`.
+
+        Raises:
+            ValueError: for an empty list, and recordings that are silent, not finite, or shorter than 100 ms.
+        """
+        checked = [self._checked(recording, f"recording {number}") for number, recording in enumerate(recordings)]
+        units = encode_batches(self.tokenizer, checked, sample_rate_hz=self.spec.sample_rate_hz, batch_size=batch_size)
+        return self.log_likelihood(units, batch_size=batch_size)
 
     def reconstruct(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
         """(samples,) the same audio through the codec, at some or all levels."""

@@ -4,6 +4,7 @@ from audiolm.stages.codec import CodecStage
 from audiolm.stages.codec_pretrained import PretrainedCodecStage
 from audiolm.stages.detokenizer import DetokenizerStage
 from audiolm.stages.encoder import EncoderStage
+from audiolm.stages.generate import GenerateStage
 from audiolm.stages.language_model import LanguageModelStage
 from audiolm.stages.tokenize import TokenizeStage
 from audiolm.stages.tokenizer import TokenizerStage
@@ -12,6 +13,7 @@ __all__ = [
     "CodecStage",
     "DetokenizerStage",
     "EncoderStage",
+    "GenerateStage",
     "LanguageModelStage",
     "PretrainedCodecStage",
     "TokenizeStage",

@@ -39,6 +39,11 @@ class StageModule(L.LightningModule, abc.ABC):
         """Where this stage writes."""
         return self.root / self.name
 
+    @property
+    def sealed(self) -> bool:
+        """Whether what a prediction writes is complete."""
+        return (self.folder / "sealed.json").exists()
+
     @abc.abstractmethod
     def config_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts that rebuild `self.model`."""

@@ -64,7 +64,7 @@ class StageRecord(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Write the record of a prediction; its own hooks run after the module has sealed what it wrote."""
-        if stage == "predict" and trainer.is_global_zero and (pl_module.folder / "sealed.json").exists():
+        if stage == "predict" and trainer.is_global_zero and pl_module.sealed:
             self._write(trainer, pl_module)
 
     def _seconds(self) -> float:

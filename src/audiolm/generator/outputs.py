@@ -1,0 +1,110 @@
+"""The folder that generated audio is written to: whole files, what made each, and never two kinds of settings in one."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from audiolm.audio import write_audio
+from audiolm.files import read_json, write_json
+from audiolm.generator.model import Generation
+from audiolm.manifest import write_lines
+
+MADE_BY = "`lightning predict -c stages/generate.yaml`"
+
+
+class OutputFolder:
+    """`<id>.wav` and `<id>.wav.json` of every finished utterance, `settings.json`, and at the end `generated.jsonl`.
+
+    An utterance is finished when both its files are there; the JSON comes last, so a run may be killed anywhere.
+
+    Args:
+        settings: everything that decides how an utterance of some id and prompt sounds, as JSON's types.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, dict(settings)
+
+    def audio_path(self, id_: str) -> Path:
+        """Where an utterance's audio is, or will be."""
+        return self.folder / f"{id_}.wav"
+
+    def row_path(self, id_: str) -> Path:
+        """Where the line that describes it is: beside the audio; no prompt's audio or ours can have that name."""
+        return self.folder / f"{id_}.wav.json"
+
+    def finished(self, ids: Iterable[str]) -> set[str]:
+        """Which utterances are there already."""
+        return {id_ for id_ in ids if self.row_path(id_).is_file() and self.audio_path(id_).is_file()}
+
+    def require_same_settings(self, ids: Iterable[str]) -> None:
+        """Stop before anything is mixed.
+
+        Raises:
+            ValueError: if utterances were generated here with other settings, naming them; or if a file of the user's own
+                has the name of one to be written.
+        """
+        path = self.folder / "settings.json"
+        if not path.exists():
+            foreign = next((self.audio_path(id_) for id_ in ids if self.audio_path(id_).exists()), None)
+            if foreign:
+                raise ValueError(
+                    f"{foreign} is there, but {path} is not: nobody says what made it. Name another folder."
+                )
+            return
+        theirs = read_json(path, made_by=MADE_BY)
+        differing = [key for key in {**theirs, **self.settings} if theirs.get(key) != self.settings.get(key)]
+        if differing and any(self.folder.rglob("*.wav.json")):
+            details = "; ".join(f"{key}: {theirs.get(key)} there, {self.settings.get(key)} now" for key in differing)
+            raise ValueError(
+                f"{self.folder} holds audio that was generated otherwise ({details}). Name another folder with `--model.out`, "
+                "move this one away, or restore the settings."
+            )
+
+    def require_same_prompts(self, digests: Mapping[str, str]) -> None:
+        """Stop where a recording was changed after it had been continued.
+
+        Args:
+            digests: sha256 of the finished utterances' prompts, by id.
+
+        Raises:
+            ValueError: naming the files.
+        """
+        changed = [id_ for id_, digest in digests.items() if self._row(id_)["prompt_sha256"] != digest]
+        if changed:
+            raise ValueError(
+                f"{len(changed)} recordings are others than those that {self.folder} was generated from, such as that of "
+                f"{self.audio_path(changed[0])}. Name another folder with `--model.out`, or remove those files to make them "
+                "again."
+            )
+
+    def open(self) -> None:
+        """Note the settings; from here on the folder is incomplete until it is sealed."""
+        (self.folder / "generated.jsonl").unlink(missing_ok=True)
+        write_json(self.folder / "settings.json", self.settings)
+
+    def write(self, id_: str, generation: Generation, *, prompt: Mapping[str, Any]) -> None:
+        """Write one utterance and what it was made of: the settings, and `prompt` (path and so on)."""
+        write_audio(self.audio_path(id_), generation.audio, sample_rate_hz=generation.sample_rate_hz)
+        lengths = {
+            "prompt_samples": generation.prompt_samples,
+            "samples": len(generation.audio),
+            "seconds": round(len(generation.audio) / generation.sample_rate_hz, 6),
+        }
+        write_json(self.row_path(id_), {"id": id_, **prompt, **lengths, **self._described()})
+
+    def seal(self, ids: Iterable[str]) -> None:
+        """List all utterances, one JSON line each, in `generated.jsonl`: the folder is complete."""
+        rows = (json.dumps(self._row(id_), sort_keys=True) for id_ in sorted(ids))
+        write_lines(self.folder / "generated.jsonl", rows)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the folder is complete."""
+        return (self.folder / "generated.jsonl").is_file()
+
+    def _described(self) -> dict[str, Any]:
+        return {key: self.settings[key] for key in ("generator", "mode", "seed", "sampling")}
+
+    def _row(self, id_: str) -> dict[str, Any]:
+        return dict(read_json(self.row_path(id_), made_by=MADE_BY))
