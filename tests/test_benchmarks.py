@@ -1,5 +1,6 @@
 """Benchmarks print what their readers look for."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -71,6 +72,25 @@ def test_the_language_model_benchmark_prints_one_object_with_figures_and_setting
     assert (settings["sizes"], settings["threads"], settings["prompt_seconds"]) == (["tiny"], 1, 3.0)
     assert settings["torch"]
     assert settings["processor"]
+
+
+def test_the_peer_is_asked_for_its_language_models_and_its_figures_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import lm
+
+    script = tmp_path / "peer.py"
+    script.write_text(
+        "import json, sys\n"
+        "given = dict(zip(sys.argv[2::2], sys.argv[3::2]))\n"
+        "cases = {case: {'threads': given['--threads']} for case in given['--cases'].split(',')}\n"
+        "open(given['--out'], 'w').write(json.dumps({'cases': cases}))\n"
+    )
+    options = argparse.Namespace(peer=sys.executable, peer_script=str(script), threads=2, repeats=1)
+    figures = lm.measure_peer(options)
+    assert {"train:coarse", "gen:fine:cache"} < set(figures)
+    assert figures["train:coarse"] == {"threads": "2"}
 
 
 def test_a_peer_without_its_script_is_refused() -> None:
