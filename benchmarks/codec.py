@@ -12,12 +12,12 @@ are of one clip, as `audiolm` runs them; 0.02 means a fiftieth of the clip's dur
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
-import sys
 import time
 from typing import Any
+
+import common
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands of this project do
 
@@ -85,11 +85,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def child(options: argparse.Namespace, case: str, precision: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--case", case, "--precisions", precision, "--device", options.device]
-    command += ["--threads", str(options.threads), "--steps", str(options.steps), "--repeats", str(options.repeats)]
-    command += ["--batch-size", str(options.batch_size)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    command = ["--case", case, "--precisions", precision, "--device", options.device, "--threads", options.threads]
+    command += ["--steps", options.steps, "--repeats", options.repeats, "--batch-size", options.batch_size]
+    return common.child(__file__, command)
 
 
 def run_case(options: argparse.Namespace) -> dict[str, Any]:
@@ -99,49 +97,21 @@ def run_case(options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     case, _, argument = options.case.partition(":")
     result = train(options) if case == "train" else code(options, seconds=int(argument))
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if options.device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    return {**result, "peak_gb": round(peak / 2**30, 2)}
+    return {**result, "peak_gb": round(common.peak_gb(options.device), 2)}
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
-    import lightning as L
     import torch
-    from torch.utils.data import DataLoader
 
     from audiolm.stages import CodecStage
     from datamodules.waveforms import WaveformBatch
 
     stage = CodecStage(discriminator_start=0, root="/nonexistent")
-    give_codebooks(stage.model)
+    common.give_codebooks(stage.model)
     batch = WaveformBatch(0.1 * torch.randn(options.batch_size, 16000), torch.full((options.batch_size,), 16000))
-    times: list[float] = []
-
-    class Clock(L.Callback):
-        def on_train_batch_start(self, *_: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - self.started)
-
-    trainer = L.Trainer(
-        accelerator=options.device,
-        devices=1,
-        precision="bf16-mixed" if options.precisions[0] == "bf16" else "32-true",
-        max_steps=options.steps + 2,
-        callbacks=[Clock()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(stage, DataLoader([batch] * (options.steps + 2), batch_size=None))
-    return {"seconds": round(statistics.median(times[2:]), 3)}
+    precision, steps = options.precisions[0], options.steps
+    seconds = common.trainer_step_seconds(stage, batch, device=options.device, precision=precision, steps=steps)
+    return {"seconds": round(seconds, 3)}
 
 
 def code(options: argparse.Namespace, *, seconds: int) -> dict[str, Any]:
@@ -150,7 +120,7 @@ def code(options: argparse.Namespace, *, seconds: int) -> dict[str, Any]:
     from audiolm.codec.soundstream import SoundStream
 
     codec = SoundStream()
-    give_codebooks(codec)
+    common.give_codebooks(codec)
     codec.fold_weights(torch.bfloat16 if options.precisions[0] == "bf16" else torch.float32).to(options.device)
     audio = 0.1 * torch.randn(1, 16000 * seconds, device=options.device)
     times: dict[str, list[float]] = {"encode": [], "decode": []}
@@ -165,17 +135,6 @@ def code(options: argparse.Namespace, *, seconds: int) -> dict[str, Any]:
         f"{name}_rtf": round(statistics.median(values[-options.repeats :]) / seconds, 4)
         for name, values in times.items()
     }
-
-
-def give_codebooks(codec: Any) -> None:
-    """Random codebooks of a plausible size: what k-means would make takes training."""
-    import torch
-
-    quantizer = codec.quantizer
-    quantizer.codebooks.copy_(0.1 * torch.randn_like(quantizer.codebooks))
-    quantizer.ema_counts.fill_(1.0)
-    quantizer.ema_sums.copy_(quantizer.codebooks)
-    quantizer.initialised.fill_(True)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -13,14 +13,12 @@ normal noise, all frames used in every iteration; ABX is within context on made-
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import common
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands of this project do
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # the new name of a method that older versions lack
@@ -106,13 +104,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def child(options: argparse.Namespace, case: str, size: str, precision: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--case", case, "--sizes", size, "--precisions", precision]
+    command = ["--case", case, "--sizes", size, "--precisions", precision]
     for name in ("device", "threads", "steps", "repeats", "batch_size", "window_seconds", "abx_speakers"):
         value = getattr(options, name)
-        command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    command += ["--kmeans", *map(str, options.kmeans)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        command += [] if value is None else [f"--{name.replace('_', '-')}", value]
+    return common.child(__file__, [*command, "--kmeans", *options.kmeans])
 
 
 def run_case(options: argparse.Namespace) -> dict[str, Any]:
@@ -123,20 +119,9 @@ def run_case(options: argparse.Namespace) -> dict[str, Any]:
     case, _, argument = options.case.partition(":")
     cases = {"pretrain": pretrain, "features": features, "kmeans": kmeans, "abx": abx}
     result = cases[case](options, *([int(argument)] if argument else []))
-    on_gpu = options.device == "cuda" and case != "kmeans"
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = torch.cuda.max_memory_allocated() if on_gpu else kilobytes * 1024
-    return {**result, "peak_gb": round(peak / 2**30, 2), "torch": torch.__version__, "processor": processor(options)}
-
-
-def processor(options: argparse.Namespace) -> str:
-    """The model name of what computes."""
-    import torch
-
-    if options.device == "cuda":
-        return torch.cuda.get_device_name()
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(":")[2].strip() if names else platform.processor()
+    peak = common.peak_gb("cpu" if case == "kmeans" else options.device)
+    facts = {"torch": torch.__version__, "processor": common.processor(options.device)}
+    return {**result, "peak_gb": round(peak, 2), **facts}
 
 
 def yaml_of(size: str) -> Path:
@@ -173,9 +158,7 @@ def stage_of(size: str) -> tuple[Any, dict[str, Any]]:
 
 
 def pretrain(options: argparse.Namespace) -> dict[str, Any]:
-    import lightning as L
     import torch
-    from torch.utils.data import DataLoader
 
     from datamodules.waveforms import WaveformBatch
 
@@ -184,29 +167,8 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     seconds = options.window_seconds or data["window_seconds"]
     samples = round(seconds * stage.sample_rate_hz)
     batch = WaveformBatch(0.1 * torch.randn(batch_size, samples), torch.full((batch_size,), samples))
-    times: list[float] = []
-
-    class Clock(L.Callback):
-        def on_train_batch_start(self, *_: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - self.started)
-
-    trainer = L.Trainer(
-        accelerator=options.device,
-        devices=1,
-        precision="bf16-mixed" if options.precisions[0] == "bf16" else "32-true",
-        max_steps=options.steps + 2,
-        callbacks=[Clock()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(stage, DataLoader([batch] * (options.steps + 2), batch_size=None))
+    precision, steps = options.precisions[0], options.steps
+    step_seconds = common.trainer_step_seconds(stage, batch, device=options.device, precision=precision, steps=steps)
     size = {
         "encoder": stage.config_dict()["config"],
         "objective": type(stage.objective).__name__,
@@ -214,7 +176,7 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
         "layer": stage.model.layer,
         "batch": f"{batch_size} crops of {seconds:g} s",
     }
-    return {"seconds": round(statistics.median(times[2:]), 4), "size": size}
+    return {"seconds": round(step_seconds, 4), "size": size}
 
 
 def features(options: argparse.Namespace, seconds: int) -> dict[str, Any]:
