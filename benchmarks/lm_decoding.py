@@ -19,6 +19,7 @@ def decode_case(options: argparse.Namespace, size: str, kind: str, seconds: floa
     from plain_gpt import PlainGpt
 
     from audiolm.lm.decoding import decode
+    from audiolm.lm.sampling import Sampling
     from audiolm.tokens.layout import StageLayout
 
     figures = {}
@@ -36,7 +37,7 @@ def decode_case(options: argparse.Namespace, size: str, kind: str, seconds: floa
             if plain is not None:
                 return plain.generate(prefix.expand(rows, -1).to(options.device), steps=count)[0].cpu()
             uniforms = torch.rand(rows, count, dtype=torch.float64)
-            return decode(model, layout, [prefix] * rows, steps=count, temperature=1.0, uniforms=uniforms)[0]
+            return decode(model, layout, [prefix] * rows, steps=count, sampling=Sampling(), uniforms=uniforms)[0]
 
         figures[stage] = token_times(run, prefix, steps, device=options.device, repeats=options.repeats)
         figures[stage] |= {"rows": rows, "prefix_tokens": len(prefix), "new_tokens": steps}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audiolm.codec.soundstream import SoundStream
 from audiolm.generator import AudioLM
-from audiolm.generator.model import LanguageModel
+from audiolm.generator.rows import LanguageModel
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.semantic.tokenizer import SemanticTokenizer
