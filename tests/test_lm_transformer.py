@@ -1,6 +1,7 @@
 """The language model: causality, first loss, dropout, cached decoding, learning."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from audiolm.tokens.spec import TokenSpec
 TINY = TransformerConfig(layers=2, heads=2, dim=16, feed_forward=32, dropout=0.0, buckets=8, max_distance=12)
 
 
-def toy(config: TransformerConfig = TINY, *, vocabulary: int = 20, seed: int = 0) -> Transformer:
+def toy(config: TransformerConfig = TINY, *, vocabulary: int = 20, seed: int = 0, **options: Any) -> Transformer:
     torch.manual_seed(seed)
-    model = Transformer(config, vocabulary).double()
+    model = Transformer(config, vocabulary, **options).double()
     with torch.no_grad():  # large enough that positions and content matter to the last digits
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -24,7 +25,7 @@ def toy(config: TransformerConfig = TINY, *, vocabulary: int = 20, seed: int = 0
 
 @pytest.mark.parametrize("attention", ["reference", "blockwise"])
 def test_no_gradient_reaches_a_position_from_later_ones(attention: str) -> None:
-    model = toy(TransformerConfig(**{**vars(TINY), "attention": attention}))
+    model = toy(attention=attention)
     embedded: list[torch.Tensor] = []
     model.embedding.register_forward_hook(
         lambda _, __, output: embedded.append(output.detach().requires_grad_()) or embedded[-1]
@@ -40,7 +41,7 @@ def test_reference_and_blockwise_models_are_equal_in_output_and_every_parameter_
     tokens = torch.randint(20, (2, 150), generator=torch.Generator().manual_seed(0))
     results = []
     for attention in ("reference", "blockwise"):
-        model = toy(TransformerConfig(**{**vars(TINY), "attention": attention}))
+        model = toy(attention=attention)
         logits = model(tokens)
         logits.log_softmax(-1)[..., 3].sum().backward()
         results.append([logits.detach(), *(weight.grad for weight in model.parameters())])
@@ -53,7 +54,7 @@ def test_training_under_bfloat16_autocast_follows_the_reference_over_20_steps() 
     curves = []
     for attention in ("reference", "blockwise"):
         torch.manual_seed(0)
-        model = Transformer(TransformerConfig(**{**vars(TINY), "attention": attention}), 20)
+        model = Transformer(TINY, 20, attention=attention)
         optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
         losses = []
         for _ in range(20):
@@ -111,7 +112,7 @@ def test_linear_maps_have_no_bias_and_the_head_is_not_tied() -> None:
 def test_cached_logits_equal_uncached_ones_at_every_position_for_prompts_of_unequal_length(
     attention: str, max_distance: int
 ) -> None:
-    model = toy(TransformerConfig(**{**vars(TINY), "attention": attention, "max_distance": max_distance}))
+    model = toy(TransformerConfig(**{**vars(TINY), "max_distance": max_distance}), attention=attention)
     random = torch.Generator().manual_seed(0)
     lengths, steps = torch.tensor([7, 1, 150, 12]), 20
     rows = [torch.randint(20, (int(length) + steps,), generator=random) for length in lengths]
@@ -150,8 +151,13 @@ def test_a_full_a_used_or_a_foreign_cache_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"heads": 3}, {"layers": 0}, {"dropout": 1.0}, {"buckets": 1}, {"max_distance": 4}, {"attention": "flash"}],
+    [{"heads": 3}, {"layers": 0}, {"dropout": 1.0}, {"buckets": 1}, {"max_distance": 4}],
 )
 def test_sizes_that_do_not_fit_together_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TransformerConfig(**{**vars(TINY), **wrong})
+
+
+def test_an_unknown_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention must be one of"):
+        Transformer(TINY, 20, attention="flash")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from audiolm.lm.attention import Attend, AttentionKind, causal_attention
 from audiolm.lm.cache import Cache
@@ -30,7 +31,6 @@ class TransformerConfig:
     dropout: float = 0.1  # on embeddings and residual branches, in training only; never on attention weights
     buckets: int = 32
     max_distance: int = 128  # tokens; everything farther shares one bias per head
-    attention: AttentionKind = "auto"
 
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.dim, self.feed_forward) < 1 or self.dim % self.heads:
@@ -45,8 +45,6 @@ class TransformerConfig:
                 f"buckets must be at least 2 and max_distance more than half of them, got {self.buckets} and "
                 f"{self.max_distance}"
             )
-        if self.attention not in get_args(AttentionKind):
-            raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {self.attention!r}")
 
 
 class Block(nn.Module):
@@ -82,10 +80,27 @@ class Transformer(nn.Module):
     Args:
         config: sizes.
         vocabulary: number of ids, `StageLayout.vocabulary`.
+        attention: how attention is computed, not what: see `causal_attention`.
+        activation_checkpointing: keep only each block's input for the backward pass and compute the block again there:
+            less memory, more time, the same gradients.
+
+    Raises:
+        ValueError: for an unknown kind of attention.
     """
 
-    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        vocabulary: int,
+        *,
+        attention: AttentionKind = "auto",
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        if attention not in get_args(AttentionKind):
+            raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {attention!r}")
+        self.attention: AttentionKind = attention
+        self.activation_checkpointing = activation_checkpointing
         self.config = config
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(vocabulary, config.dim)
@@ -109,11 +124,23 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """What the head reads at every position: tokens (batch, tokens) int64 -> (batch, tokens, dim)."""
-        attend = causal_attention(self.position_bias(tokens.size(1)), kind=self.config.attention)
+        attend = causal_attention(self.position_bias(tokens.size(1)), kind=self.attention)
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, attend)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, attend, use_reentrant=False)  # dropout draws the same numbers again
+            else:
+                x = block(x, attend)
         return self.norm(x)
+
+    def compile_blocks(self, *, backend: str = "inductor") -> None:
+        """Let torch.compile make the blocks' code, for any number of tokens; parameters and their names stay.
+
+        Args:
+            backend: of torch.compile.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=True, backend=backend)
 
     def head_logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """Logits of the ids [start, stop) only: hidden (..., dim) -> (..., stop - start)."""
@@ -148,7 +175,7 @@ class Transformer(nn.Module):
         padding = width - lengths[:, None]
         column = torch.arange(width, device=tokens.device)
         x = self.embedding(tokens.gather(1, (column + padding) % width))
-        attention = causal_attention(self.position_bias(width), kind=self.config.attention)
+        attention = causal_attention(self.position_bias(width), kind=self.attention)
         cache.begin(lengths, tokens=width)
         back = ((column - padding) % width)[:, None, :, None]
 
