@@ -45,9 +45,9 @@ class TokenBatch:
         return self.phases >= 0
 
     @property
-    def padding(self) -> float:
-        """Share of the positions that are padding, 0 to 1."""
-        return 1 - self.lengths.sum().item() / self.inputs.numel()
+    def padded(self) -> Tensor:
+        """Number of positions that are padding, a scalar int64 on the batch's device."""
+        return self.inputs.numel() - self.lengths.sum()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TokenBatch":
         """The same batch on another device."""
