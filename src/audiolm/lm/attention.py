@@ -53,6 +53,7 @@ def causal_bias(bias: Tensor) -> Tensor:
     return bias[:, distance.clamp(min=0)].masked_fill(distance < 0, -torch.inf)
 
 
+@torch.compiler.disable  # the compiler cannot follow the backward pass, and would spend minutes on the way
 def blockwise_attention(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, *, block: int = BLOCK_TOKENS
 ) -> Tensor:
