@@ -30,8 +30,8 @@ FRAMES = {"semantic": 1, "coarse": 500, "fine": 150}
 def build_model(layout: StageLayout, *, size: str, attention: str, dropout: float = 0.0) -> Transformer:
     """A stage's model with random weights, the same every time."""
     torch.manual_seed(0)
-    config = TransformerConfig(**SIZES[size], dropout=dropout, attention=attention)  # type: ignore[arg-type]
-    return Transformer(config, layout.vocabulary)
+    config = TransformerConfig(**SIZES[size], dropout=dropout)  # type: ignore[arg-type]
+    return Transformer(config, layout.vocabulary, attention=attention)
 
 
 def random_units(count: int) -> Tensor:

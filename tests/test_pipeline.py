@@ -14,6 +14,7 @@ from tiny import tones_and_noise
 
 from audiolm.audio import write_audio
 from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.errors import OutOfMemoryError, is_out_of_memory
 from audiolm.evaluation.results import results_tables
 from audiolm.evaluation.samples import by_turns
 from audiolm.generator import AudioLM
@@ -189,6 +190,61 @@ def test_a_finished_stage_started_again_does_nothing_and_a_changed_one_starts_af
     run_stage_of("fine", root, *arguments)
     assert (root / "fine.before-1" / "best.ckpt").read_bytes() == before
     assert json.loads((root / "fine" / "done.json").read_text())["steps"] == 8
+
+
+def test_a_run_goes_on_when_it_is_computed_otherwise(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    """Attention and activation checkpointing say how fast a step is, not what it is: not a reason to start afresh."""
+    root = copied(chain, tmp_path)
+    shutil.rmtree(root / "coarse")
+    precise = ("--trainer.precision", "32-true", "--ckpt_path", "last")
+    with pytest.raises(RuntimeError, match="power"):
+        run_stage_of("coarse", root, *precise, "--trainer.callbacks+=test_pipeline.PowerCut")
+    switched = ("--model.init_args.attention", "reference", "--model.init_args.activation_checkpointing", "true")
+    run_stage_of("coarse", root, *precise, *switched)
+    assert not (root / "coarse.before-1").exists()
+    ours, plain = (
+        torch.load(folder / "coarse" / "last.ckpt", weights_only=True)["state_dict"] for folder in (root, chain)
+    )
+    for name in plain:  # steps 5 to 8 rounded otherwise, the dropout is the same
+        assert torch.allclose(ours[name], plain[name], atol=1e-5)
+
+
+class OutOfMemory(L.Callback):
+    """Fails as the CPU's allocator does, in the second step."""
+
+    def on_before_backward(self, trainer, *_: object) -> None:
+        if trainer.global_step == 1:
+            torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_out_of_memory_says_which_settings_to_lower(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    root = copied(chain, tmp_path)
+    shutil.rmtree(root / "fine")
+    with pytest.raises(OutOfMemoryError) as raised:
+        run_stage_of("fine", root, "--trainer.callbacks+=test_pipeline.OutOfMemory")
+    message = str(raised.value)
+    for named in ("fine stage", "batch_size (2 now)", "window_seconds (0.8 now)", "accumulate_grad_batches (1 now)"):
+        assert named in message
+    assert "activation_checkpointing: true" in message
+    assert "can't allocate memory" in str(raised.value.__cause__)
+
+
+def test_other_failures_of_training_are_not_called_out_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("power"))
+
+
+def test_flex_attention_on_a_cpu_is_refused_before_a_step_is_made(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    root = copied(chain, tmp_path)
+    with pytest.raises(ValueError, match="flex has no gradients on a CPU"):
+        run_stage_of("fine", root, "--model.init_args.attention", "flex")
 
 
 @pytest.mark.parametrize("stage", ["codec", "coarse"])

@@ -65,11 +65,11 @@ def _config_arguments(arguments: list[str]) -> Iterator[str]:
 @contextlib.contextmanager
 def errors_in_words() -> Iterator[None]:
     """Show errors about input (files, values, a full disk) as one message and exit with 1; AUDIOLM_DEBUG=1 shows where."""
-    from audiolm.errors import OutOfMemoryError, TrainingFailedError
+    from audiolm.errors import TrainingFailedError
 
     try:
         yield
-    except (ValueError, OSError, TrainingFailedError, OutOfMemoryError) as raised:
+    except (ValueError, OSError, TrainingFailedError) as raised:
         if os.environ.get("AUDIOLM_DEBUG") == "1":
             raise
         error = _first_cause(raised)

@@ -8,8 +8,20 @@ class TrainingFailedError(RuntimeError):
     """A training run that is going nowhere. The message says how that shows, the likely cause and the remedy."""
 
 
-class OutOfMemoryError(RuntimeError):
+class OutOfMemoryError(TrainingFailedError):
     """The device or the machine has no room for what was asked for. The message says what to reduce."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on a GPU, in torch's allocator for the CPU, or in Python."""
+    import torch
+
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+    )  # how the CPU's allocator says it; it has no class
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager
@@ -18,9 +30,7 @@ def out_of_memory_says(remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        words = (type(error).__name__, str(error))
-        if not any(sign in " ".join(words) for sign in ("MemoryError", "can't allocate memory", "out of memory")):
+        if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(
-            f"Out of memory. {remedy} ({words[1].splitlines()[0] if words[1] else words[0]})"
-        ) from error
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise OutOfMemoryError(f"Out of memory. {remedy} ({first})") from error

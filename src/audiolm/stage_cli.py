@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from audiolm.cli import TRAINER_VERBS, load
+from audiolm.errors import OutOfMemoryError, is_out_of_memory
 from audiolm.files import read_json, set_aside, write_json
 from audiolm.stages.checkpoint_io import AtomicCheckpointIO
 from audiolm.stages.progress import StageProgress
@@ -29,6 +30,9 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
     ".*module\\(s\\) in eval mode at the start of training.*",  # the tokenizer that HuBERT's units come from
     ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # the discriminators' schedule, before they start
 )
+
+# Options that say where or how fast, but not what: a run goes on when they are switched.
+HOW_NOT_WHAT = ("root", "workers", "attention", "activation_checkpointing", "compile")
 
 
 class StageCLI(LightningCLI):
@@ -65,6 +69,15 @@ class StageCLI(LightningCLI):
         """Build the trainer, with checkpoints that are written whole or not at all."""
         return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
 
+    def fit(self, **arguments: Any) -> None:
+        """Train, in the trainer's place; where memory runs out, say which settings decide how much is needed."""
+        try:
+            self.trainer.fit(**arguments)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(out_of_memory_words(self.config[self.subcommand], error)) from error
+
     def _sources(self) -> dict[str, str]:
         audio = {} if self.datamodule.view == "tokens" else {"audio": self.datamodule.manifest.digest}
         return {**audio, **self.model.sources()}
@@ -75,8 +88,8 @@ class StageCLI(LightningCLI):
         folder = self.model.folder
         if self.trainer.global_rank == 0:
             identity = {
-                "model": plain(config.model.as_dict(), without=("root",)),
-                "data": plain(config.data.as_dict(), without=("root", "workers")),
+                "model": plain(config.model.as_dict(), without=HOW_NOT_WHAT),
+                "data": plain(config.data.as_dict(), without=HOW_NOT_WHAT),
                 "sources": self._sources(),
             }
             path = folder / "identity.json"
@@ -96,12 +109,26 @@ def stage_name(model: Any) -> str:
 
 
 def plain(value: Any, *, without: tuple[str, ...] = ()) -> Any:
-    """JSON's types only, without the keys that say where or how fast, but not what."""
+    """JSON's types only, without some keys."""
     if isinstance(value, dict):
         return {key: plain(item, without=without) for key, item in value.items() if key not in without}
     if isinstance(value, (list, tuple)):
         return [plain(item, without=without) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def out_of_memory_words(config: Any, error: BaseException) -> str:
+    """Which settings of a stage that ran out of memory to change, from the whole configuration of its verb."""
+    data, model = config.data.get("init_args") or {}, config.model.get("init_args") or {}
+    sizes = " or ".join(f"data.init_args.{name} ({data[name]} now)" for name in ("batch_size", "window_seconds"))
+    said = str(error).partition("\n")[0]
+    words = (
+        f"The {stage_name(config.model)} stage ran out of memory ({said}). Lower {sizes}; a smaller "
+        f"batch is made up for by more trainer.accumulate_grad_batches ({config.trainer.accumulate_grad_batches} now)."
+    )
+    if model.get("activation_checkpointing") is False:
+        words += " Or set model.init_args.activation_checkpointing: true, which takes less memory and more time."
+    return words
 
 
 def machine_precision(accelerator: Any) -> str:

@@ -46,8 +46,8 @@ class StageFacts:
 
     @property
     def padding(self) -> float | None:
-        """Mean share of padding in the training batches."""
-        return self.curves["train/padding"].mean if "train/padding" in self.curves else None
+        """Share of padding in all training batches (since the run last went on): each value counts all before it."""
+        return self.curves["train/padding"].last if "train/padding" in self.curves else None
 
     @property
     def below_bigram(self) -> bool | None:

@@ -51,7 +51,9 @@ def data_section(facts: ChainFacts) -> Html:
     padding = {name: facts.stages[name].padding for name in LANGUAGE_MODELS}
     if any(share is not None for share in padding.values()):
         shares = ", ".join(f"{name} {share:.1%}" for name, share in padding.items() if share is not None)
-        parts.append(paragraph(f"Padding, the share of a training batch that is filling and nothing else: {shares}."))
+        parts.append(
+            paragraph(f"Padding, the share of the training tokens that is filling and nothing else: {shares}.")
+        )
     return join(parts)
 
 

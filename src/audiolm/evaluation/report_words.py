@@ -48,7 +48,7 @@ MEANINGS = {
     "Minutes, memory, padding": (
         "Minutes are counted inside a stage, over all its restarts, without loading Python. Peak memory is the "
         "largest resident size of its first process, which does not include a GPU's memory. Padding is the share of "
-        "a training batch that fills short rows up; it costs time and is not learnt from."
+        "all training tokens that only fills short rows up; it costs time and is not learnt from."
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Causal attention with an additive bias by distance: the plain reference, and a fast exact path for CPU training."""
+"""Causal attention with an additive bias by distance: the plain reference, and fast exact paths for training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-AttentionKind = Literal["auto", "reference", "blockwise"]
+from audiolm.lm.flex import flex_attention_with
+
+AttentionKind = Literal["auto", "reference", "blockwise", "flex"]
 # queries, keys, values (batch, heads, tokens, head_dim) -> the same shape
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -24,16 +26,28 @@ def causal_attention(bias: Tensor | None, *, kind: AttentionKind) -> Attend:
             without a bias, where scaled_dot_product_attention is fast by itself, whatever `kind` is.
         kind: `reference` is scaled_dot_product_attention with an additive mask; a learned bias sends it down the slow
             path that keeps batch x heads x tokens x tokens numbers per layer. `blockwise` gives the same output and
-            gradients from blocks of queries. `auto` takes blockwise on CPU, the reference elsewhere.
+            gradients from blocks of queries; `flex` from one compiled kernel, on CUDA. `auto` takes blockwise on CPU,
+            flex on CUDA where the bias learns, and the reference elsewhere: with a bias that does not learn it has a
+            kernel that needs no compiling.
     """
     if bias is None:
         return partial(F.scaled_dot_product_attention, is_causal=True)
-    if kind == "blockwise" or (kind == "auto" and bias.device.type == "cpu"):
+    if kind == "auto":
+        kind = _fastest_kind(bias)
+    if kind == "blockwise":
         return lambda queries, keys, values: blockwise_attention(queries, keys, values, bias)
+    if kind == "flex":
+        return flex_attention_with(bias)
     mask = causal_bias(bias)
     return lambda queries, keys, values: F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask.to(queries.dtype)
     )
+
+
+def _fastest_kind(bias: Tensor) -> AttentionKind:
+    if bias.device.type == "cpu":
+        return "blockwise"
+    return "flex" if bias.device.type == "cuda" and bias.requires_grad else "reference"
 
 
 def causal_bias(bias: Tensor) -> Tensor:
@@ -43,6 +57,7 @@ def causal_bias(bias: Tensor) -> Tensor:
     return bias[:, distance.clamp(min=0)].masked_fill(distance < 0, -torch.inf)
 
 
+@torch.compiler.disable  # the compiler cannot follow the backward pass, and would spend minutes on the way
 def blockwise_attention(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, *, block: int = BLOCK_TOKENS
 ) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from audiolm.lm.attention import Attend, AttentionKind, causal_attention
 from audiolm.lm.cache import Cache
@@ -35,7 +36,6 @@ class TransformerConfig:
     positions: Positions = "t5"  # a learned bias by distance, as in the paper; or rotary, without weights
     buckets: int = 32  # of the bias
     max_distance: int = 128  # tokens; everything farther shares one bias per head
-    attention: AttentionKind = "auto"
 
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.dim, self.feed_forward) < 1 or self.dim % self.heads:
@@ -54,8 +54,6 @@ class TransformerConfig:
             raise ValueError(f"positions must be one of {get_args(Positions)}, got {self.positions!r}")
         if self.positions == "rope" and self.dim // self.heads % 2:
             raise ValueError(f"rotary positions need heads of even width, got {self.dim} / {self.heads}")
-        if self.attention not in get_args(AttentionKind):
-            raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {self.attention!r}")
 
 
 class Block(nn.Module):
@@ -91,10 +89,27 @@ class Transformer(nn.Module):
     Args:
         config: sizes.
         vocabulary: number of ids, `StageLayout.vocabulary`.
+        attention: how attention is computed, not what: see `causal_attention`.
+        activation_checkpointing: keep only each block's input for the backward pass and compute the block again there:
+            less memory, more time, the same gradients.
+
+    Raises:
+        ValueError: for an unknown kind of attention.
     """
 
-    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        vocabulary: int,
+        *,
+        attention: AttentionKind = "auto",
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        if attention not in get_args(AttentionKind):
+            raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {attention!r}")
+        self.attention: AttentionKind = attention
+        self.activation_checkpointing = activation_checkpointing
         self.config = config
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(vocabulary, config.dim)
@@ -125,12 +140,15 @@ class Transformer(nn.Module):
         attend = self._attention(tokens.size(1))
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, attend)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, attend, use_reentrant=False)  # dropout draws the same numbers again
+            else:
+                x = block(x, attend)
         return self.norm(x)
 
     def _attention(self, tokens: int) -> Attend:
         """Attention among the tokens 0 to tokens - 1 of every row, which know where they stand."""
-        attend = causal_attention(self._bias(tokens), kind=self.config.attention)
+        attend = causal_attention(self._bias(tokens), kind=self.attention)
         return self._turning(torch.arange(tokens, device=self.head.weight.device)[None])(attend)
 
     def _bias(self, tokens: int) -> Tensor | None:
@@ -142,6 +160,15 @@ class Transformer(nn.Module):
             return lambda attend: attend
         angles = self.rotary(positions)
         return lambda attend: lambda q, k, v: attend(rotate(q, *angles), rotate(k, *angles), v)
+
+    def compile_blocks(self, *, backend: str = "inductor") -> None:
+        """Let torch.compile make the blocks' code, for any number of tokens; parameters and their names stay.
+
+        Args:
+            backend: of torch.compile.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=True, backend=backend)
 
     def head_logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """Logits of the ids [start, stop) only: hidden (..., dim) -> (..., stop - start)."""
@@ -179,7 +206,7 @@ class Transformer(nn.Module):
         padding = width - lengths[:, None]
         column = torch.arange(width, device=tokens.device)
         x = self.embedding(tokens.gather(1, (column + padding) % width))
-        attention, turn = causal_attention(self._bias(width), kind=self.config.attention), self._turning(column[None])
+        attention, turn = causal_attention(self._bias(width), kind=self.attention), self._turning(column[None])
         cache.begin(lengths, tokens=width)
         back = ((column - padding) % width)[:, None, :, None]
 

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from audiolm.files import read_json, write_json
+from audiolm.lm.attention import AttentionKind
 from audiolm.lm.losses import next_token_loss
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.lm.transformer import Transformer, TransformerConfig
@@ -34,10 +35,17 @@ class LanguageModelStage(StageModule):
         learning_rate: peak learning rate; reached after `warmup_steps`, then a cosine down to a tenth of it.
         weight_decay: of AdamW, on matrices only.
         baseline_tokens: training tokens counted for the n-gram baselines at most.
+        attention: how attention is computed: auto, reference, blockwise (CPU) or flex (CUDA); see `causal_attention`.
+        activation_checkpointing: keep less for the backward pass and compute it again: less memory, more time.
+        compile: let torch.compile make the code of the blocks; the first steps wait for it.
         root: the folder of the chain; the token store is `<root>/tokens`.
+
+    Attention, activation checkpointing and compiling change how a step is computed and not what it is: a run goes on when
+    they are switched.
 
     Raises:
         FileNotFoundError: if the token store is not there, naming the command that makes it.
+        ValueError: if flex attention is to learn on a CPU, where it has no gradients.
 
     Source: AudioLM, sections III-C and IV-C. The paper does not state optimizer and schedule: AdamW, warm-up and cosine are
     the field's habit.
@@ -55,13 +63,23 @@ class LanguageModelStage(StageModule):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.98),
         baseline_tokens: int = 20_000_000,
+        attention: AttentionKind = "auto",
+        activation_checkpointing: bool = False,
+        compile: bool = False,
         root: str = "checkpoints",
     ) -> None:
         super().__init__(root=root)
         store = TokenStore(self.root / "tokens")
         self.layout = StageLayout(store.spec, stage)
         self.store_digest = store.digest
-        self.model = Transformer(transformer, self.layout.vocabulary)
+        self.model = Transformer(
+            transformer,
+            self.layout.vocabulary,
+            attention=attention,
+            activation_checkpointing=activation_checkpointing,
+        )
+        if compile:
+            self.model.compile_blocks()
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.weight_decay, self.betas = weight_decay, betas
         self.baseline_tokens = baseline_tokens
@@ -69,6 +87,7 @@ class LanguageModelStage(StageModule):
         self.validation_phases = torch.nn.ModuleList(MeanMetric() for _ in range(self.layout.phases))
         self._window_seconds: float | None = None
         self._units_per_second: float | None = None
+        self._positions_read = torch.zeros(2, dtype=torch.int64)  # padding, and all
 
     @property
     def name(self) -> str:
@@ -90,6 +109,10 @@ class LanguageModelStage(StageModule):
 
     def setup(self, stage: str) -> None:
         """Learn the window from the data module, and count the baselines once."""
+        if self.model.attention == "flex" and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError(
+                "attention: flex has no gradients on a CPU. Set attention: auto, which takes blockwise attention there."
+            )
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self._window_seconds = data.window_seconds
         if self.global_rank == 0:
@@ -126,9 +149,15 @@ class LanguageModelStage(StageModule):
         loss = next_token_loss(self.model, self.layout, batch)
         mean = loss.nats.sum() / loss.counted.sum()
         self.log("train/loss", mean, prog_bar=True)
-        self.log("train/padding", batch.padding)
+        self.log("train/padding", self._padding_so_far(batch))
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return mean
+
+    def _padding_so_far(self, batch: TokenBatch) -> Tensor:
+        """Share of padding in all positions that this process has read since it started, without waiting for a GPU."""
+        read = torch.stack([batch.padded, torch.full_like(batch.padded, batch.inputs.numel())])
+        self._positions_read = self._positions_read.to(read.device) + read
+        return self._positions_read[0] / self._positions_read[1]
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Sum nats over all validation tokens, per phase too (a phase is a level in the acoustic stages)."""

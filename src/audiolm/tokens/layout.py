@@ -45,9 +45,9 @@ class TokenBatch:
         return self.phases >= 0
 
     @property
-    def padding(self) -> float:
-        """Share of the positions that are padding, 0 to 1."""
-        return 1 - self.lengths.sum().item() / self.inputs.numel()
+    def padded(self) -> Tensor:
+        """Number of positions that are padding, a scalar int64 on the batch's device."""
+        return self.inputs.numel() - self.lengths.sum()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TokenBatch":
         """The same batch on another device."""
@@ -156,13 +156,20 @@ class StageLayout:
         start = self._first_code_id(self._first_level + phase)
         return start - (self.stage == "coarse" and phase == 0), start + self.spec.codebook_size
 
+    def illegal(self, previous: Tensor) -> Tensor | None:
+        """The one id that may not come after `previous` (rows,): (rows,), or None in a stage without such.
+
+        After the start token it is that token, which no `legal_range` holds.
+        """
+        return previous if self.repeats_are_illegal else None
+
     def allowed(self, phase: int, previous: Tensor, *, may_end: bool) -> Tensor:
         """Which ids of `legal_range(phase)` are legal after `previous` (rows,): bool (rows, stop - start)."""
         start, stop = self.legal_range(phase)
         ids = torch.arange(start, stop, device=previous.device)
         allowed = torch.ones(len(previous), stop - start, dtype=torch.bool, device=previous.device)
-        if self.repeats_are_illegal:
-            allowed &= ids != previous[:, None]
+        if (illegal := self.illegal(previous)) is not None:
+            allowed &= ids != illegal[:, None]
         if self.end_id is not None and not may_end:
             allowed &= ids != self.end_id
         return allowed
