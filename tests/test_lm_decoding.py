@@ -222,3 +222,36 @@ def test_draws_in_pieces_are_those_in_one_go(stage: Stage, pieces: list[int]) ->
     if stage == "fine":  # in the other stages all rows may have ended before
         with pytest.raises(ValueError, match="at most 0 numbers"):
             decoder.draw(uniforms[:, :1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs")
+@pytest.mark.parametrize("stage", STAGES)
+def test_recorded_steps_draw_what_steps_draw(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = StageLayout(SPEC, stage)
+    model, uniforms, prefixes = toy(layout).cuda(), uniform_numbers(2, 50), [prompts(layout)[0], prompts(layout)[0]]
+    arguments = {"steps": 50, "sampling": Sampling(top_k=3), "uniforms": uniforms, "stop_at_end": True}
+    recorded = decode(model, layout, prefixes, **arguments)
+    monkeypatch.setattr("audiolm.lm.decoding.RECORDED_FROM_STEPS", 1000)
+    assert all(map(torch.equal, recorded, decode(model, layout, prefixes, **arguments)))
+
+
+class Unrecorded:
+    """Stands in for recorded steps where nothing can be recorded: does them."""
+
+    def __init__(self, cache: object, step: object, *, state: object) -> None:
+        self.step = step
+
+    def __call__(self, phase: int) -> None:
+        self.step(phase)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_steps_in_a_static_cache_draw_what_steps_draw(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = StageLayout(SPEC, stage)
+    prefixes = [prompt for prompt in prompts(layout) if layout.known_targets(prompt) % layout.phases == 0]
+    model, uniforms = toy(layout), uniform_numbers(len(prefixes), 60)
+    arguments = {"steps": 60, "sampling": Sampling(top_p=0.9), "uniforms": uniforms, "stop_at_end": True}
+    expected = decode(model, layout, prefixes, **arguments)
+    monkeypatch.setattr("audiolm.lm.decoding.can_record", lambda _: True)
+    monkeypatch.setattr("audiolm.lm.decoding.RecordedSteps", Unrecorded)
+    assert all(map(torch.equal, expected, decode(model, layout, prefixes, **arguments)))

@@ -109,10 +109,11 @@ def test_linear_maps_have_no_bias_and_the_head_is_not_tied() -> None:
     assert sum(name.startswith("position_bias") for name, _ in model.named_parameters()) == 1
 
 
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("max_distance", [12, 100])
 @pytest.mark.parametrize(("attention", "positions"), ATTENTION_AND_POSITIONS)
 def test_cached_logits_equal_uncached_ones_at_every_position_for_prompts_of_unequal_length(
-    attention: str, positions: str, max_distance: int
+    attention: str, positions: str, max_distance: int, *, static: bool
 ) -> None:
     sizes = {"positions": positions, "max_distance": max_distance}
     model = toy(TransformerConfig(**{**vars(TINY), **sizes}), attention=attention)
@@ -123,7 +124,7 @@ def test_cached_logits_equal_uncached_ones_at_every_position_for_prompts_of_uneq
     prompts = torch.full((4, width), 19)
     for prompt, row, length in zip(prompts, rows, lengths.tolist(), strict=True):
         prompt[width - length :] = row[:length]
-    cache = model.new_cache(4, width + steps)
+    cache = model.new_cache(4, width + steps, static=static)
     hidden = [model.prefill(prompts, lengths, cache)]
     for step in range(steps):
         following = torch.stack([row[length + step] for row, length in zip(rows, lengths.tolist(), strict=True)])
@@ -132,6 +133,16 @@ def test_cached_logits_equal_uncached_ones_at_every_position_for_prompts_of_uneq
         alone = model.hidden(row[None])[0, length - 1 :]
         cached = torch.stack([h[number] for h in hidden])
         assert torch.allclose(cached, alone, rtol=1e-10, atol=1e-10)  # float64: only rounding is left
+
+
+def test_a_static_cache_can_go_back_a_step() -> None:
+    model = toy()
+    cache = model.new_cache(1, 5, static=True)
+    model.prefill(torch.tensor([[1, 2]]), torch.tensor([2]), cache)
+    model.step(torch.tensor([7]), cache)
+    cache.go_back()
+    again = model.step(torch.tensor([3]), cache)
+    assert torch.allclose(again, model.hidden(torch.tensor([[1, 2, 3]]))[:, -1], atol=1e-12)
 
 
 def test_a_head_slice_is_that_part_of_the_logits() -> None:

@@ -1,6 +1,7 @@
 """Cache: the keys and values of all layers, preallocated, for decoding one token at a time."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from audiolm.lm.attention import Attend
@@ -62,15 +63,61 @@ class Cache:
 
     def attend(self, layer: int) -> Attend:
         """The attention of one layer in a step: it stores the new key and value, and reads all so far."""
-        keys, values = self._keys[layer], self._values[layer]
 
         def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            last = self.tokens - 1
-            keys[:, :, last] = key.flatten(0, 2)
-            values[:, last] = value.flatten(0, 2)
+            keys, values = self._write(layer, key, value)
             flat = query.flatten(0, 1)
-            scale = flat.size(-1) ** -0.5
-            scores = torch.baddbmm(self._step_bias, flat, keys[:, :, : self.tokens], alpha=scale)
-            return torch.bmm(torch.softmax(scores, dim=-1), values[:, : self.tokens]).view(query.shape)
+            scores = torch.baddbmm(self._step_bias, flat, keys, alpha=flat.size(-1) ** -0.5)
+            return torch.bmm(torch.softmax(scores, dim=-1), values).view(query.shape)
 
         return attention
+
+    def _write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a step's key and value (batch, heads, 1, head_dim). All so far: (…, head_dim, n) and (…, n, head_dim)."""
+        keys, values, last = self._keys[layer], self._values[layer], self.tokens - 1
+        keys[:, :, last] = key.flatten(0, 2)
+        values[:, last] = value.flatten(0, 2)
+        return keys[:, :, : self.tokens], values[:, : self.tokens]
+
+
+class StaticCache(Cache):
+    """The same cache with shapes that never change: which column is next is a number on the device.
+
+    A step attends over the whole capacity, so it can be recorded once (`recording.py`) and replayed for every token. That
+    costs reading unused columns and saves launching hundreds of kernels: worth it on a GPU only.
+    """
+
+    def __init__(self, *, layers: int, batch: int, head_dim: int, bias: Tensor) -> None:
+        super().__init__(layers=layers, batch=batch, head_dim=head_dim, bias=bias)
+        self._column = torch.zeros(1, dtype=torch.int64, device=bias.device)  # of the token of this step
+        self._columns = torch.arange(self.capacity, device=bias.device)
+        self._ramp = F.pad(self._bias, (0, self.capacity - 1), value=-torch.inf)  # then the columns still to come
+
+    @property
+    def positions(self) -> Tensor:
+        """See `Cache.positions`."""
+        return self._column - self._padded
+
+    def begin(self, lengths: Tensor, *, tokens: int) -> None:
+        """See `Cache.begin`."""
+        super().begin(lengths, tokens=tokens)
+        self._column.fill_(tokens - 1)
+
+    def advance(self) -> None:
+        """See `Cache.advance`."""
+        self.tokens += 1
+        self._column += 1
+        self._step_bias = self._ramp.index_select(-1, self._columns + (self.capacity - 1 - self._column))
+        if self._padding is not None:
+            self._step_bias = self._step_bias + self._padding
+
+    def go_back(self) -> None:
+        """Take the last step back: the next one will overwrite what it stored."""
+        self.tokens -= 1
+        self._column -= 1
+
+    def _write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self._keys[layer], self._values[layer]
+        keys.index_copy_(2, self._column, key.flatten(0, 1).transpose(1, 2))
+        values.index_copy_(1, self._column, value.flatten(0, 1))
+        return keys, values

@@ -2,13 +2,19 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from audiolm.lm.cache import StaticCache
+from audiolm.lm.recording import RecordedSteps, can_record
 from audiolm.lm.sampling import Sampling, require_drawn, sample_next
 from audiolm.lm.transformer import Transformer
 from audiolm.tokens.layout import StageLayout
+
+RECORDED_FROM_STEPS = 32  # recording takes about as long as so many steps
+LOOK_EVERY_STEPS = 16  # whether all rows have ended: on a GPU, looking means waiting
 
 
 def decode(
@@ -80,11 +86,19 @@ class Decoder:
         tokens = torch.nn.utils.rnn.pad_sequence([p.flip(0).cpu() for p in prefixes], batch_first=True).flip(1)
         self._previous = tokens[:, -1].to(self._device)
         self._ended = torch.zeros(len(prefixes), dtype=torch.bool, device=self._device)
+        self._failed = torch.zeros_like(self._ended)
         # what is legal, where it does not depend on the previous token
         self._allowed: dict[int, Tensor | None] = {}
+        # a GPU waits for its launches: record a step and replay it, where all rows are in step and it pays
+        recorded = can_record(self._device) and len(set(self._known)) == 1 and steps >= RECORDED_FROM_STEPS
         with _decoding(model):
-            self._cache = model.new_cache(len(prefixes), tokens.size(1) + steps - 1)
+            self._cache = model.new_cache(len(prefixes), tokens.size(1) + steps - 1, static=recorded)
             self._hidden = model.prefill(tokens.to(self._device), lengths.to(self._device), self._cache)
+        self._uniform = torch.zeros(len(prefixes), dtype=torch.float64, device=self._device)
+        self._recorded: RecordedSteps | None = None
+        if recorded:
+            state = (self._previous, self._ended, self._failed)
+            self._recorded = RecordedSteps(cast(StaticCache, self._cache), self._step, state=state)
 
     @property
     def ended(self) -> bool:
@@ -115,44 +129,61 @@ class Decoder:
             return [torch.empty(0, dtype=torch.int64) for _ in range(rows)]
         uniforms, before = uniforms.to(self._device), self._ended.clone()
         drawn = torch.empty(rows, count, dtype=torch.int64, device=self._device)
-        taken = count
+        taken, look_every = count, LOOK_EVERY_STEPS if self._recorded is not None else 1
         with _decoding(self.model):
             for step in range(count):
-                if self.drawn:
-                    self._hidden = self.model.step(self._previous, self._cache)
-                drawn[:, step] = self._previous = self._sample(uniforms[:, step])
-                self.drawn += 1
-                if self._may_end:
-                    self._ended |= self._previous == self.layout.end_id
-                    if self.ended:
-                        taken = step + 1
-                        break
+                self._uniform.copy_(uniforms[:, step])
+                self._draw_next()
+                drawn[:, step] = self._previous
+                if self._may_end and step % look_every == look_every - 1 and self.ended:
+                    taken = step + 1
+                    break
+            require_drawn(self._failed)
         targets = [row.clone() for row in drawn[:, :taken].cpu()]  # copies made here may enter training again
         if not self._may_end:
             return targets
         return [self._cut(row, over=over) for row, over in zip(targets, before.tolist(), strict=True)]
 
-    def _sample(self, uniform: Tensor) -> Tensor:
-        """One id per row (rows,)."""
-        phases = [(known + self.drawn) % self.layout.phases for known in self._known]
-        if len(set(phases)) == 1:  # nearly always
-            return self._sample_phase(phases[0], self._hidden, self._previous, uniform)
-        drawn = torch.empty_like(self._previous)
-        for phase in set(phases):
-            members = torch.tensor([row for row, p in enumerate(phases) if p == phase], device=self._device)
-            drawn[members] = self._sample_phase(phase, self._hidden[members], self._previous[members], uniform[members])
-        return drawn
+    def _draw_next(self) -> None:
+        """Draw once for every row, with the numbers in `_uniform`."""
+        phase = (self._known[0] + self.drawn) % self.layout.phases
+        if self._recorded is not None and self.drawn:
+            self._recorded(phase)
+        elif self.drawn:
+            self._step(phase)
+        else:
+            self._sample(phase)
+        self.drawn += 1
 
-    def _sample_phase(self, phase: int, hidden: Tensor, previous: Tensor, uniform: Tensor) -> Tensor:
+    def _step(self, phase: int) -> None:
+        """Read the previous token of every row, and draw the next."""
+        self._hidden = self.model.step(self._previous, self._cache)
+        self._sample(phase)
+
+    def _sample(self, phase: int) -> None:
+        """Draw one id per row from `_hidden` into `_previous`."""
+        if len(set(self._known)) == 1:
+            drawn = self._sample_rows(phase, slice(None))
+        else:
+            phases = torch.tensor([(phase + known - self._known[0]) % self.layout.phases for known in self._known])
+            drawn = torch.empty_like(self._previous)
+            for own in phases.unique().tolist():
+                rows = (phases == own).nonzero().squeeze(1).to(self._device)
+                drawn[rows] = self._sample_rows(own, rows)
+        self._previous.copy_(drawn)
+        if self._may_end:
+            self._ended |= drawn == self.layout.end_id
+
+    def _sample_rows(self, phase: int, rows: Tensor | slice) -> Tensor:
         start, stop = self.layout.legal_range(phase)
         drawn = sample_next(
-            self.model.head_logits(hidden, start, stop),
-            allowed=self._legal(phase, previous),
-            uniform=uniform,
+            self.model.head_logits(self._hidden[rows], start, stop),
+            allowed=self._legal(phase, self._previous[rows]),
+            uniform=self._uniform[rows],
             sampling=self.sampling,
         )
-        require_drawn(drawn)
-        return drawn + start
+        self._failed[rows] |= drawn < 0
+        return drawn.clamp_(min=0) + start
 
     def _legal(self, phase: int, previous: Tensor) -> Tensor | None:
         """Which ids of the legal range are allowed: (rows, ids), (1, ids), or None where all are."""

@@ -68,9 +68,9 @@ def sample_next(logits: Tensor, *, uniform: Tensor, sampling: Sampling, allowed:
     return torch.where(total > 0, drawn, -1)  # false for nan too
 
 
-def require_drawn(drawn: Tensor) -> None:
-    """Raise ValueError if `sample_next` could not draw for some row."""
-    if bool((drawn < 0).any()):
+def require_drawn(failed: Tensor) -> None:
+    """Raise ValueError if `sample_next` could not draw for some row: `failed` (rows,) bool."""
+    if bool(failed.any()):
         raise ValueError(
             "cannot draw a token: a row has no allowed id, or its logits are not finite. If the latter, the model's "
             "weights have diverged: train it again with a lower learning rate."

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiolm.lm.attention import Attend, AttentionKind, causal_attention
-from audiolm.lm.cache import Cache
+from audiolm.lm.cache import Cache, StaticCache
 from audiolm.lm.position_bias import PositionBias
 from audiolm.lm.rotary import Rotary, rotate
 
@@ -174,13 +174,14 @@ class Transformer(nn.Module):
         """Logits of the ids [start, stop) only: hidden (..., dim) -> (..., stop - start)."""
         return F.linear(hidden, self.head.weight[start:stop])
 
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty cache for `batch` rows of up to `capacity` tokens, prompts included."""
+    def new_cache(self, batch: int, capacity: int, *, static: bool = False) -> Cache:
+        """An empty cache for `batch` rows of up to `capacity` tokens, prompts included; `static`: a `StaticCache`."""
         head_dim = self.config.dim // self.config.heads
         bias = self._bias(capacity)
         if bias is None:
             bias = self.head.weight.new_zeros(self.config.heads, capacity)
-        return Cache(layers=len(self.blocks), batch=batch, head_dim=head_dim, bias=bias)
+        kind = StaticCache if static else Cache
+        return kind(layers=len(self.blocks), batch=batch, head_dim=head_dim, bias=bias)
 
     def prefill(self, tokens: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
         """Read prompts into an empty cache.
