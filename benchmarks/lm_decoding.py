@@ -1,6 +1,7 @@
 """Decoding: one stage's tokens at the start and end of a continuation, and a whole continuation by the generator."""
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ def decode_case(options: argparse.Namespace, size: str, kind: str, seconds: floa
         plain = PlainGpt(layout.vocabulary, **SIZES[size]) if kind == "plain" else None
         model: Any = plain or build_model(layout, size=size, attention=kind)
         model.to(options.device, dtype(options)).requires_grad_(False).eval()
+        if plain is None:
+            model.lay_out_for_decoding()  # as the generator does
 
         def run(
             prefix: Any, count: int, model: Any = model, plain: Any = plain, layout: Any = layout, rows=rows
@@ -119,7 +122,14 @@ def continue_case(
                 seconds_of(lambda: generator.continue_(prompts, seconds=seconds), device=options.device)
             )
     medians = {name: statistics.median(values[-options.repeats :]) for name, values in times.items()}
+    streamed = {}
+    if rows == 1 and not once:
+        for name, chunk_seconds in (("whole_chunk", None), ("half_second", min(0.5, seconds))):
+            stream = functools.partial(generator.stream, prompts[0], seconds=seconds, chunk_seconds=chunk_seconds)
+            runs = [seconds_of(lambda: next(stream()), device=options.device) for _ in range(options.repeats)]  # noqa: B023
+            streamed[name] = round(statistics.median(runs), 4)
     return {
+        "first_sound_s": streamed,
         "seconds": round(medians["all"], 4),
         "audio_seconds_per_second": round(rows * seconds / medians["all"], 4),
         "codec_encode_s": round(medians["codec_encode"], 4),

@@ -161,6 +161,15 @@ def _compose(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
+    from audiolm.errors import out_of_memory_says
+
+    with out_of_memory_says(
+        "Give fewer recordings at a time, or fewer --seconds; --device cpu where a GPU is too small."
+    ):
+        _generate_files(options)
+
+
+def _generate_files(options: argparse.Namespace) -> None:
     import torch
 
     from audiolm.audio import read_prompt, write_audio

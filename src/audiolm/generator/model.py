@@ -63,6 +63,8 @@ class AudioLM:
         self.spec, self.codec, self.tokenizer, self.stages = spec, codec, tokenizer, stages
         self.units_per_second = units_per_second
         self.device = torch.device("cpu")
+        for stage in stages.values():
+            stage.model.lay_out_for_decoding()
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str | torch.device = "cpu") -> "AudioLM":

@@ -62,13 +62,16 @@ class Cache:
             self._step_bias = self._step_bias + self._padding[..., : self.tokens]
 
     def attend(self, layer: int) -> Attend:
-        """The attention of one layer in a step: it stores the new key and value, and reads all so far."""
+        """The attention of one layer in a step: it stores the new key and value, and reads all so far.
+
+        It gives (batch * heads, 1, head_dim).
+        """
 
         def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = self._write(layer, key, value)
             flat = query.flatten(0, 1)
             scores = torch.baddbmm(self._step_bias, flat, keys, alpha=flat.size(-1) ** -0.5)
-            return torch.bmm(torch.softmax(scores, dim=-1), values).view(query.shape)
+            return torch.bmm(torch.softmax(scores, dim=-1), values)
 
         return attention
 

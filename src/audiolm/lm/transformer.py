@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -78,6 +77,20 @@ class Block(nn.Module):
         x = x + self.dropout(self.attention_output(mixed.transpose(1, 2).reshape(batch, tokens, dim)))
         hidden = F.gelu(self.feed_forward_input(self.feed_forward_norm(x)))
         return x + self.dropout(self.feed_forward_output(hidden))
+
+    def step(self, x: Tensor, attend: Attend) -> Tensor:
+        """The same without dropout for one token per row, (batch, dim) -> the same, in as few calls as can be: at this size
+        every call costs as much as what it computes."""
+        batch, dim = x.shape
+        qkv = F.linear(_normalised(x, self.attention_norm), self.query_key_value.weight)
+        mixed = attend(*qkv.view(batch, 3, self.heads, 1, dim // self.heads).unbind(1))
+        x = torch.addmm(x, mixed.view(batch, dim), self.attention_output.weight.t())
+        hidden = F.gelu(F.linear(_normalised(x, self.feed_forward_norm), self.feed_forward_input.weight))
+        return torch.addmm(x, hidden, self.feed_forward_output.weight.t())
+
+
+def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 class Transformer(nn.Module):
@@ -229,7 +242,15 @@ class Transformer(nn.Module):
             raise ValueError(f"the cache is full ({cache.capacity} tokens): make it hold prompt and steps together")
         cache.advance()
         turn = self._turning(cache.positions)
-        x = self.embedding(tokens[:, None])
+        x = F.embedding(tokens, self.embedding.weight)
         for layer, block in enumerate(self.blocks):
-            x = block(x, turn(cache.attend(layer)))
-        return rearrange(self.norm(x), "batch 1 dim -> batch dim")
+            x = cast(Block, block).step(x, turn(cache.attend(layer)))
+        return _normalised(x, self.norm)
+
+    def lay_out_for_decoding(self) -> None:
+        """Store the weights of the blocks' linear maps transposed, which a product with one row reads up to a third faster
+        on a CPU. Their values, shapes and names stay; a state dict saved from here holds strided tensors."""
+        for block in self.blocks:
+            for linear in block.children():
+                if isinstance(linear, nn.Linear):
+                    linear.weight.data = linear.weight.data.t().contiguous().t()
