@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from tiny import SPEC, tiny_generator, tones_and_noise
 
 from audiolm.generator import AudioLM, Sampling, StageSampling
+from audiolm.generator.rows import LanguageModel
 from audiolm.generator.speech_plan import spoken_units, units_for
 from audiolm.generator.streams import RandomStream
 from audiolm.lm import decoding
-from audiolm.tokens.layout import remove_repeats
+from audiolm.lm.losses import next_token_loss
+from audiolm.lm.transformer import Transformer, TransformerConfig
+from audiolm.tokens.layout import StageLayout, collate, remove_repeats
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +189,47 @@ def test_streams_are_reproducible_different_and_uniform() -> None:
 def test_drawing_in_pieces_continues_the_stream() -> None:
     whole, stream = RandomStream(0, "a").draw(10), RandomStream(0, "a")
     assert torch.equal(whole, torch.cat([stream.draw(4), stream.draw(6)]))
+
+
+def test_an_overfitted_generator_speaks_its_training_utterance_on(generator: AudioLM) -> None:
+    """Three models that know one utterance by heart continue its first second with the codes of the rest."""
+    audio, prompt_samples = tones_and_noise(38400, seed=5), 16000
+    prompt = audio[:prompt_samples]
+    codes = generator.codec.encode(audio[None])[0]
+    prompt_frames = prompt_samples // SPEC.hop_samples
+    assert torch.equal(codes[:, :prompt_frames], generator.codec.encode(prompt[None])[0])  # it is causal
+    units = generator.tokenizer.encode(audio[None])[0]
+    prompt_units = generator.tokenizer.encode(prompt[None])[0]
+    units = torch.cat([prompt_units, units[len(prompt_units) :]])
+    said = {
+        "semantic": (units, None),
+        "coarse": (units, codes),
+        "fine": (None, codes[:, prompt_frames:]),  # chunks are counted from the end of the prompt
+    }
+    stages = {}
+    for stage, (stage_units, stage_codes) in said.items():
+        layout = StageLayout(SPEC, stage)
+        batch = collate([layout.sequence(stage_units, stage_codes, true_end=False)])
+        torch.manual_seed(0)
+        config = TransformerConfig(layers=2, heads=2, dim=48, feed_forward=96, dropout=0.0)
+        model = Transformer(config, layout.vocabulary)
+        optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+        for _ in range(250):
+            loss = next_token_loss(model, layout, batch)
+            optimizer.zero_grad()
+            (loss.nats.sum() / loss.counted.sum()).backward()
+            optimizer.step()
+        stages[stage] = LanguageModel(model.eval().requires_grad_(False), layout, 3.0)
+    new_units = len(remove_repeats(units)) - len(remove_repeats(prompt_units))
+    learned = AudioLM(
+        spec=SPEC,
+        codec=generator.codec,
+        tokenizer=generator.tokenizer,
+        stages=stages,
+        units_per_second=new_units / 1.4,
+    )
+    sure = StageSampling(*[Sampling(0.05)] * 3)
+    result = learned.continue_([prompt], seconds=1.4, sampling=sure)[0]
+    assert torch.equal(result.units, remove_repeats(units))
+    assert torch.equal(result.codes, codes)
+    assert torch.allclose(result.audio, generator.codec.decode(codes[None])[0], atol=1e-6)
