@@ -134,3 +134,16 @@ def test_the_benchmark_decodes_from_the_prefixes_of_the_generator(
         "coarse": (int(25 * (3 + seconds)) + 1 + 600, int(200 * seconds), 1),
         "fine": (4 * frames + 1, 8 * frames, int(seconds) // 3 or 1),
     }
+
+
+def test_the_schemes_of_positions_are_trained_for_equal_times(chain: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "positions.py"), "--json", "--stage", "semantic"]
+    command += ["--tokens", str(chain / "tokens"), "--minutes", "0.0005", "--batch-size", "2", "--timed-steps", "2"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert list(result["schemes"]) == ["t5, 128 tokens", "t5, 750 tokens", "rope"]
+    for row in result["schemes"].values():
+        assert row["steps"] == max(1, round(0.03 / row["step_s"]))
+        assert 0 < row["validation_nats"] < 10
+    parameters = [row["parameters"] for row in result["schemes"].values()]
+    assert parameters[0] == parameters[1] == parameters[2] + 32 * 4  # a number per bucket and head
