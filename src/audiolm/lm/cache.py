@@ -1,10 +1,13 @@
 """Cache: the keys and values of all layers, preallocated, for decoding one token at a time."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from audiolm.lm.attention import Attend
+from audiolm.lm.step import StepWeights
 
 
 class Cache:
@@ -14,11 +17,13 @@ class Cache:
     Keys are stored with tokens last, which the one-token product reads fastest.
 
     Args:
+        weights: of every layer's block.
         bias: (heads, capacity), the position bias of the distances 0 to capacity - 1.
     """
 
-    def __init__(self, *, layers: int, batch: int, head_dim: int, bias: Tensor) -> None:
+    def __init__(self, weights: Sequence[StepWeights], *, batch: int, head_dim: int, bias: Tensor) -> None:
         heads, capacity = bias.shape
+        self.weights, layers = weights, len(weights)
         self.batch, self.capacity = batch, capacity
         self.tokens = 0  # columns in use, padding included
         self._keys = [bias.new_zeros(batch * heads, head_dim, capacity) for _ in range(layers)]
@@ -29,6 +34,7 @@ class Cache:
             batch, 1, dtype=torch.int64, device=bias.device
         )  # columns before a row's first token
         self._step_bias = self._bias[..., :0]
+        self.layers = [self._attend(layer) for layer in range(layers)]  # the attention of each layer in a step
 
     @property
     def heads(self) -> int:
@@ -61,7 +67,7 @@ class Cache:
         if self._padding is not None:
             self._step_bias = self._step_bias + self._padding[..., : self.tokens]
 
-    def attend(self, layer: int) -> Attend:
+    def _attend(self, layer: int) -> Attend:
         """The attention of one layer in a step: it stores the new key and value, and reads all so far.
 
         It gives (batch * heads, 1, head_dim).
@@ -90,8 +96,8 @@ class StaticCache(Cache):
     costs reading unused columns and saves launching hundreds of kernels: worth it on a GPU only.
     """
 
-    def __init__(self, *, layers: int, batch: int, head_dim: int, bias: Tensor) -> None:
-        super().__init__(layers=layers, batch=batch, head_dim=head_dim, bias=bias)
+    def __init__(self, weights: Sequence[StepWeights], *, batch: int, head_dim: int, bias: Tensor) -> None:
+        super().__init__(weights, batch=batch, head_dim=head_dim, bias=bias)
         self._column = torch.zeros(1, dtype=torch.int64, device=bias.device)  # of the token of this step
         self._columns = torch.arange(self.capacity, device=bias.device)
         self._ramp = F.pad(self._bias, (0, self.capacity - 1), value=-torch.inf)  # then the columns still to come

@@ -6,13 +6,14 @@ from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, layer_norm, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiolm.lm.attention import Attend, AttentionKind, causal_attention
 from audiolm.lm.cache import Cache, StaticCache
 from audiolm.lm.position_bias import PositionBias
 from audiolm.lm.rotary import Rotary, rotate
+from audiolm.lm.step import StepWeights, step
 
 Positions = Literal["t5", "rope"]
 
@@ -78,19 +79,11 @@ class Block(nn.Module):
         hidden = F.gelu(self.feed_forward_input(self.feed_forward_norm(x)))
         return x + self.dropout(self.feed_forward_output(hidden))
 
-    def step(self, x: Tensor, attend: Attend) -> Tensor:
-        """The same without dropout for one token per row, (batch, dim) -> the same, in as few calls as can be: at this size
-        every call costs as much as what it computes."""
-        batch, dim = x.shape
-        qkv = F.linear(_normalised(x, self.attention_norm), self.query_key_value.weight)
-        mixed = attend(*qkv.view(batch, 3, self.heads, 1, dim // self.heads).unbind(1))
-        x = torch.addmm(x, mixed.view(batch, dim), self.attention_output.weight.t())
-        hidden = F.gelu(F.linear(_normalised(x, self.feed_forward_norm), self.feed_forward_input.weight))
-        return torch.addmm(x, hidden, self.feed_forward_output.weight.t())
-
-
-def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    def step_weights(self) -> StepWeights:
+        """The weights by name, for `step`: looking them up in modules takes longer than using them."""
+        norms = (self.attention_norm.weight, self.attention_norm.bias, self.feed_forward_norm.weight)
+        linears = (self.query_key_value, self.attention_output, self.feed_forward_input, self.feed_forward_output)
+        return StepWeights(self.heads, *norms, self.feed_forward_norm.bias, *(linear.weight.t() for linear in linears))
 
 
 class Transformer(nn.Module):
@@ -194,7 +187,7 @@ class Transformer(nn.Module):
         if bias is None:
             bias = self.head.weight.new_zeros(self.config.heads, capacity)
         kind = StaticCache if static else Cache
-        return kind(layers=len(self.blocks), batch=batch, head_dim=head_dim, bias=bias)
+        return kind([cast(Block, b).step_weights() for b in self.blocks], batch=batch, head_dim=head_dim, bias=bias)
 
     def prefill(self, tokens: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
         """Read prompts into an empty cache.
@@ -241,11 +234,11 @@ class Transformer(nn.Module):
         if cache.tokens == cache.capacity:
             raise ValueError(f"the cache is full ({cache.capacity} tokens): make it hold prompt and steps together")
         cache.advance()
-        turn = self._turning(cache.positions)
+        turn = None if self.rotary is None else self._turning(cache.positions)
         x = F.embedding(tokens, self.embedding.weight)
-        for layer, block in enumerate(self.blocks):
-            x = cast(Block, block).step(x, turn(cache.attend(layer)))
-        return _normalised(x, self.norm)
+        for weights, attend in zip(cache.weights, cache.layers, strict=True):
+            x = step(x, weights, attend if turn is None else turn(attend))
+        return layer_norm(x, (self.config.dim,), self.norm.weight, self.norm.bias)
 
     def lay_out_for_decoding(self) -> None:
         """Store the weights of the blocks' linear maps transposed, which a product with one row reads up to a third faster
