@@ -1,14 +1,17 @@
 """Streams give what the whole gives; windows that slide speak the whole plan, once, in order."""
 
+import dataclasses
+
 import pytest
 import torch
-from tiny import SPEC, tiny_generator, tones_and_noise
+from tiny import SPEC, TRANSFORMER, tiny_codec, tiny_generator, tiny_tokenizer, tones_and_noise
 from torch import Tensor
 
 from audiolm.generator import AudioLM, Sampling, StageSampling
 from audiolm.generator import coarse as coarse_module
 from audiolm.generator.coarse import CoarseWriter
 from audiolm.generator.rows import Draws, LanguageModel, Row
+from audiolm.lm.transformer import Transformer
 from audiolm.tokens.layout import StageLayout
 from audiolm.tokens.spec import TokenSpec
 
@@ -71,6 +74,21 @@ def test_bad_requests_are_refused_before_anything_is_made(  # not when the first
         generator.stream(torch.zeros(8000), seconds=1.0)
     with pytest.raises(ValueError, match="seconds must be positive"):
         generator.stream(tones_and_noise(8000), seconds=0.0)
+
+
+def test_a_generator_without_a_fine_stage_streams_too() -> None:
+    spec = dataclasses.replace(SPEC, coarse_levels=SPEC.levels)
+    stages = {}
+    for stage in ("semantic", "coarse"):
+        torch.manual_seed(1)
+        layout = StageLayout(spec, stage)
+        stages[stage] = LanguageModel(Transformer(TRANSFORMER, layout.vocabulary).eval().double(), layout, 5.0)
+    generator = AudioLM(spec=spec, codec=tiny_codec(), tokenizer=tiny_tokenizer(), stages=stages, units_per_second=11.3)
+    prompt = tones_and_noise(8000)
+    whole = generator.continue_([prompt], seconds=4.0, ids=["a"])[0]
+    pieces = list(generator.stream(prompt, seconds=4.0, id="a"))
+    assert [len(piece) for piece in pieces] == [48000, 16000]
+    assert torch.allclose(torch.cat(pieces), whole.audio[whole.prompt_samples :], atol=1e-6)
 
 
 SPOKEN = TokenSpec(levels=2, coarse_levels=2, codebook_size=64, clusters=64)  # code c of level 1 sounds like unit c
