@@ -15,11 +15,10 @@ MOST_TOKENS = 48  # timed at each end, if the continuation is twice as long: who
 
 def decode_case(options: argparse.Namespace, size: str, kind: str, seconds: float) -> dict[str, Any]:
     """Figures of every stage; `kind` is the attention that reads the prompt, or `plain` for the plain GPT."""
-    import torch
     from lm_models import SIZES, SPEC, build_model
     from plain_gpt import PlainGpt
 
-    from audiolm.lm.decoding import decode
+    from audiolm.lm.decoding import Decoder
     from audiolm.lm.sampling import Sampling
     from audiolm.tokens.layout import StageLayout
 
@@ -34,15 +33,19 @@ def decode_case(options: argparse.Namespace, size: str, kind: str, seconds: floa
         if plain is None:
             model.lay_out_for_decoding()  # as the generator does
 
-        def run(
-            prefix: Any, count: int, model: Any = model, plain: Any = plain, layout: Any = layout, rows=rows
-        ) -> Any:
-            if plain is not None:
-                return plain.generate(prefix.expand(rows, -1).to(options.device), steps=count)[0].cpu()
-            uniforms = torch.rand(rows, count, dtype=torch.float64)
-            return decode(model, layout, [prefix] * rows, steps=count, sampling=Sampling(), uniforms=uniforms)[0]
+        if plain is None:
 
-        figures[stage] = token_times(run, prefix, steps, device=options.device, repeats=options.repeats)
+            def decoder(model: Any = model, layout: Any = layout, prefixes: Any = [prefix] * rows, steps=steps) -> Any:
+                return Decoder(model, layout, prefixes, steps=steps, sampling=Sampling())
+
+            times = drawing_times(decoder, steps, phases=layout.phases, rows=rows, options=options)
+        else:
+
+            def run(prefix: Any, count: int, plain: Any = plain, rows=rows) -> Any:
+                return plain.generate(prefix.expand(rows, -1).to(options.device), steps=count)[0].cpu()
+
+            times = token_times(run, prefix, steps, device=options.device, repeats=options.repeats)
+        figures[stage] = times
         figures[stage] |= {"rows": rows, "prefix_tokens": len(prefix), "new_tokens": steps}
         if plain is None:
             for where, context in (("start", len(prefix)), ("end", len(prefix) + steps)):
@@ -66,10 +69,33 @@ def continuation_tokens(layout: Any, prompt_seconds: float, seconds: float) -> t
     return layout.prefix(None, random_codes(chunk_frames)), chunk_frames * layout.phases, frames[1] // chunk_frames
 
 
+def drawing_times(
+    decoder: Callable[[], Any], steps: int, *, phases: int, rows: int, options: argparse.Namespace
+) -> dict[str, float]:
+    """Seconds of a whole stage, and ms per step at both ends of it, once every phase has been drawn (and recorded)."""
+    import torch
+
+    first = min(2 * phases, steps // 4)
+    count = min(MOST_TOKENS, (steps - first) // 2)
+    times: dict[str, list[float]] = {"stage_s": [], "ms_per_step_start": [], "ms_per_step_end": []}
+    for _ in range(options.repeats + 1):
+        started = time.perf_counter()
+        drawing = decoder()
+        for name, number in (("", first), ("start", count), ("", steps - first - 2 * count), ("end", count)):
+            numbers = torch.rand(rows, number, dtype=torch.float64)
+            seconds = seconds_of(lambda: drawing.draw(numbers), device=options.device)  # noqa: B023
+            if name:
+                times[f"ms_per_step_{name}"].append(1000 * seconds / count)
+        times["stage_s"].append(time.perf_counter() - started)
+    figures = {name: statistics.median(values[1:]) for name, values in times.items()}
+    figures["ms_per_step_mean"] = 1000 * figures["stage_s"] / steps  # the reading of the prompt included
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
 def token_times(
     run: Callable[[Any, int], Any], prefix: Any, steps: int, *, device: str, repeats: int
 ) -> dict[str, float]:
-    """Whole-stage seconds, and ms per step at both ends: many steps less one step, after the same prefix."""
+    """The same for a model without pieces: many steps less one step, after the same prefix."""
     import torch
 
     def seconds(tokens: Any, steps: int) -> float:

@@ -64,6 +64,7 @@ def build_generator(*, size: str, attention: str, device: str, dtype: torch.dtyp
     for stage, window_seconds in WINDOW_SECONDS.items():
         layout = StageLayout(SPEC, stage)  # type: ignore[arg-type]
         model = build_model(layout, size=size, attention=attention).to(dtype).requires_grad_(False).eval()
+        model.lay_out_for_decoding()  # as `load_generator` does
         stages[stage] = LanguageModel(model, layout, window_seconds)
     codec = SoundStream()
     give_codebooks(codec)

@@ -1,5 +1,8 @@
 """Decoding: legal ids only, the exact distribution, rows that do not feel each other."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -235,23 +238,15 @@ def test_recorded_steps_draw_what_steps_draw(stage: Stage, monkeypatch: pytest.M
     assert all(map(torch.equal, recorded, decode(model, layout, prefixes, **arguments)))
 
 
-class Unrecorded:
-    """Stands in for recorded steps where nothing can be recorded: does them."""
-
-    def __init__(self, cache: object, step: object, *, state: object) -> None:
-        self.step = step
-
-    def __call__(self, phase: int) -> None:
-        self.step(phase)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_steps_in_a_static_cache_draw_what_steps_draw(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = StageLayout(SPEC, stage)
-    prefixes = [prompt for prompt in prompts(layout) if layout.known_targets(prompt) % layout.phases == 0]
-    model, uniforms = toy(layout), uniform_numbers(len(prefixes), 60)
-    arguments = {"steps": 60, "sampling": Sampling(top_p=0.9), "uniforms": uniforms, "stop_at_end": True}
-    expected = decode(model, layout, prefixes, **arguments)
-    monkeypatch.setattr("audiolm.lm.decoding.can_record", lambda _: True)
-    monkeypatch.setattr("audiolm.lm.decoding.RecordedSteps", Unrecorded)
-    assert all(map(torch.equal, expected, decode(model, layout, prefixes, **arguments)))
+def test_a_decoder_is_freed_without_the_garbage_collector() -> None:
+    layout = StageLayout(SPEC, "coarse")
+    decoder = Decoder(toy(layout), layout, prompts(layout), steps=20, sampling=Sampling())
+    decoder.draw(uniform_numbers(3, 20))
+    cache = weakref.ref(decoder._cache)
+    gc.collect()
+    gc.disable()
+    try:
+        del decoder
+        assert cache() is None
+    finally:
+        gc.enable()

@@ -43,12 +43,24 @@ def test_masks_are_shared_by_lengths_between_multiples_of_the_block_and_bounded(
     assert flex._causal_mask.cache_info().maxsize == flex.CACHED_MASKS
 
 
+@pytest.mark.usefixtures("flex_on_cpu")
+def test_a_mask_first_made_in_inference_serves_training_too() -> None:
+    flex._causal_mask.cache_clear()
+    inputs = random_inputs(batch=1, heads=1, tokens=40, head_dim=4, dtype=torch.float32)
+    with torch.inference_mode():
+        causal_attention(inputs[3], kind="flex")(*inputs[:3])
+    output_and_gradients(inputs, kind="flex")
+
+
 def test_auto_is_flex_on_cuda_only_where_the_bias_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     class Bias:
         """What `auto` looks at, without a GPU."""
 
         def __init__(self, device: str, *, requires_grad: bool) -> None:
             self.device, self.requires_grad = torch.device(device), requires_grad
+
+        def size(self, _: int) -> int:
+            return 100
 
     from audiolm.lm.attention import _fastest_kind
 

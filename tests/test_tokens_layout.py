@@ -1,5 +1,7 @@
 """StageLayout: against the loop, its exact inverse, and what carries loss."""
 
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 import reference
@@ -179,3 +181,10 @@ def test_the_layout_takes_the_16_bit_tokens_of_a_store() -> None:
     units = torch.tensor([65535, 0]).to(torch.uint16)
     sequence = StageLayout(TokenSpec(clusters=65536), "semantic").sequence(units, None, true_end=True)
     assert sequence.targets.tolist() == [65535, 0, 65536]
+
+
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+def test_the_legal_ranges_of_a_cycle_stand_side_by_side(stage: str) -> None:
+    layout = StageLayout(TokenSpec(), stage)
+    ranges = [layout.legal_range(phase) for phase in range(layout.phases)]
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))

@@ -32,7 +32,7 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
 )
 
 # Options that say where or how fast, but not what: a run goes on when they are switched.
-HOW_NOT_WHAT = ("root", "workers", "attention", "activation_checkpointing", "compile")
+HOW_NOT_WHAT = ("root", "workers", "split", "attention", "activation_checkpointing", "compile")
 
 
 class StageCLI(LightningCLI):
@@ -93,7 +93,10 @@ class StageCLI(LightningCLI):
                 "sources": self._sources(),
             }
             path = folder / "identity.json"
-            if path.exists() and read_json(path, made_by="lightning fit") != identity:
+            made_so = (
+                plain(read_json(path, made_by="lightning fit"), without=HOW_NOT_WHAT) if path.exists() else identity
+            )
+            if made_so != identity:
                 aside = set_aside(folder)
                 print(
                     f"{folder} was made with another configuration or from other tokens: moved to {aside}, starting afresh."
@@ -120,15 +123,17 @@ def plain(value: Any, *, without: tuple[str, ...] = ()) -> Any:
 def out_of_memory_words(config: Any, error: BaseException) -> str:
     """Which settings of a stage that ran out of memory to change, from the whole configuration of its verb."""
     data, model = config.data.get("init_args") or {}, config.model.get("init_args") or {}
-    sizes = " or ".join(f"data.init_args.{name} ({data[name]} now)" for name in ("batch_size", "window_seconds"))
-    said = str(error).partition("\n")[0]
-    words = (
-        f"The {stage_name(config.model)} stage ran out of memory ({said}). Lower {sizes}; a smaller "
-        f"batch is made up for by more trainer.accumulate_grad_batches ({config.trainer.accumulate_grad_batches} now)."
-    )
+    said = str(error).partition("\n")[0] or type(error).__name__
+    words = f"The {stage_name(config.model)} stage ran out of memory ({said}). "
     if model.get("activation_checkpointing") is False:
-        words += " Or set model.init_args.activation_checkpointing: true, which takes less memory and more time."
-    return words
+        words += "Set model.init_args.activation_checkpointing: true: less memory, more time, and the run goes on. Or l"
+    else:
+        words += "L"
+    sizes = " or ".join(f"data.init_args.{name} ({data[name]} now)" for name in ("batch_size", "window_seconds"))
+    return words + (
+        f"ower {sizes}, which starts the stage afresh; a smaller batch is made up for by more "
+        f"trainer.accumulate_grad_batches ({config.trainer.accumulate_grad_batches} now)."
+    )
 
 
 def machine_precision(accelerator: Any) -> str:

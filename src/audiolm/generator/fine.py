@@ -10,7 +10,7 @@ from audiolm.lm.decoding import decode
 from audiolm.tokens.spec import TokenSpec
 
 LONGEST_CHUNK_SECONDS = 3.0  # handed over at a time where there is no fine stage
-CHUNKS_AT_ONCE = 64  # bounds the memory of the key/value cache
+CACHE_BYTES = 2 * 2**30  # of keys and values; they bound how many chunks are decoded at once
 
 
 class FineWriter:
@@ -50,8 +50,9 @@ class FineWriter:
                 parts[number].append(chunk[:0])
                 jobs[chunk.shape[1]].append((number, place, chunk))
         for chunks in jobs.values():
-            for at in range(0, len(chunks), CHUNKS_AT_ONCE):
-                batch = chunks[at : at + CHUNKS_AT_ONCE]
+            at_once = self._chunks_at_once(chunks[0][2].shape[1])
+            for at in range(0, len(chunks), at_once):
+                batch = chunks[at : at + at_once]
                 fine = self._chunks([(rows[number], place, chunk) for number, place, chunk in batch])
                 for (number, place, _), codes in zip(batch, fine, strict=True):
                     parts[number][place + 1] = codes
@@ -62,6 +63,14 @@ class FineWriter:
         first = row.prompt_frames + place * self.chunk_frames
         coarse = row.coarse[:, first : first + self.chunk_frames]
         return coarse if self.stage is None else torch.cat([coarse, *self._chunks([(row, place, coarse)])])
+
+    def _chunks_at_once(self, frames: int) -> int:
+        """How many chunks of so many frames have room in the cache, and at least one."""
+        assert self.stage is not None
+        layout, model = self.stage.layout, self.stage.model
+        tokens = frames * layout.spec.levels + 1
+        of_one = 2 * model.config.layers * model.config.dim * tokens * model.head.weight.element_size()
+        return max(1, CACHE_BYTES // of_one)
 
     def _chunks(self, batch: list[tuple[Row, int, Tensor]]) -> list[Tensor]:
         """(fine levels, frames) of chunks of one length."""

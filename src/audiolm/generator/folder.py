@@ -157,6 +157,7 @@ def load_generator(folder: Path) -> AudioLM:
             values = config["stages"][stage]
             model = Transformer(TransformerConfig(**values["transformer"]), layout.vocabulary)
             _fill(model, _load(folder / f"{stage}.safetensors"), folder / f"{stage}.safetensors")
+            model.lay_out_for_decoding()
             stages[stage] = LanguageModel(model.requires_grad_(False).eval(), layout, float(values["window_seconds"]))
         expected = {"semantic", "coarse"} | ({"fine"} if spec.fine_levels else set())
         if set(stages) != expected:

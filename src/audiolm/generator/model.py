@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audiolm.audio import SHORTEST_SECONDS, is_silent
 from audiolm.codec.codec import Codec
-from audiolm.codec.soundstream import SoundStream
+from audiolm.codec.soundstream import CHUNK_FRAMES, SoundStream
 from audiolm.codec.streaming import DecoderStream
 from audiolm.generator.coarse import CoarseWriter
 from audiolm.generator.fine import FineWriter
@@ -63,8 +63,6 @@ class AudioLM:
         self.spec, self.codec, self.tokenizer, self.stages = spec, codec, tokenizer, stages
         self.units_per_second = units_per_second
         self.device = torch.device("cpu")
-        for stage in stages.values():
-            stage.model.lay_out_for_decoding()
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str | torch.device = "cpu") -> "AudioLM":
@@ -156,7 +154,8 @@ class AudioLM:
     def _stream(
         self, row: Row, units: UnitWriter, fine: FineWriter, decoder: DecoderStream, draws: Draws
     ) -> Iterator[Tensor]:
-        decoder.push(row.codes[None].to(self.device))  # what is said before decides how the first sample sounds
+        for codes in row.codes.split(CHUNK_FRAMES, dim=1):  # what is said before decides how the first sample sounds
+            decoder.push(codes[None].to(self.device))
         place, sent = 0, row.prompt_frames * self.spec.hop_samples
         for _ in self._coarse([row], draws, units).pieces(fine.chunk_frames):
             new = row.coarse.shape[1] - row.prompt_frames

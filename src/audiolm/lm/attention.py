@@ -15,6 +15,7 @@ AttentionKind = Literal["auto", "reference", "blockwise", "flex"]
 # queries, keys, values (batch, heads, tokens, head_dim) -> the same shape
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+LONG_TOKENS = 4096  # past it, a mask of heads x tokens x tokens takes gigabytes
 BLOCK_TOKENS = 128  # 64 to 256 measured alike; the scores of one block stay in the processor's cache
 
 
@@ -28,7 +29,7 @@ def causal_attention(bias: Tensor | None, *, kind: AttentionKind) -> Attend:
             path that keeps batch x heads x tokens x tokens numbers per layer. `blockwise` gives the same output and
             gradients from blocks of queries; `flex` from one compiled kernel, on CUDA. `auto` takes blockwise on CPU,
             flex on CUDA where the bias learns, and the reference elsewhere: with a bias that does not learn it has a
-            kernel that needs no compiling.
+            kernel that needs no compiling (but for more than 4096 tokens, where its mask would take gigabytes).
     """
     if bias is None:
         return partial(F.scaled_dot_product_attention, is_causal=True)
@@ -38,14 +39,16 @@ def causal_attention(bias: Tensor | None, *, kind: AttentionKind) -> Attend:
         return lambda queries, keys, values: blockwise_attention(queries, keys, values, bias)
     if kind == "flex":
         return flex_attention_with(bias)
-    mask = causal_bias(bias)
+    device = bias.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else bias.dtype
+    mask = causal_bias(bias).to(dtype)  # once for all layers, which will ask in this dtype
     return lambda queries, keys, values: F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask.to(queries.dtype)
     )
 
 
 def _fastest_kind(bias: Tensor) -> AttentionKind:
-    if bias.device.type == "cpu":
+    if bias.device.type == "cpu" or (bias.size(1) > LONG_TOKENS and not bias.requires_grad):
         return "blockwise"
     return "flex" if bias.device.type == "cuda" and bias.requires_grad else "reference"
 

@@ -34,7 +34,6 @@ class Cache:
             batch, 1, dtype=torch.int64, device=bias.device
         )  # columns before a row's first token
         self._step_bias = self._bias[..., :0]
-        self.layers = [self._attend(layer) for layer in range(layers)]  # the attention of each layer in a step
 
     @property
     def heads(self) -> int:
@@ -67,7 +66,7 @@ class Cache:
         if self._padding is not None:
             self._step_bias = self._step_bias + self._padding[..., : self.tokens]
 
-    def _attend(self, layer: int) -> Attend:
+    def attend(self, layer: int) -> Attend:
         """The attention of one layer in a step: it stores the new key and value, and reads all so far.
 
         It gives (batch * heads, 1, head_dim).

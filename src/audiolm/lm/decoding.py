@@ -13,7 +13,7 @@ from audiolm.lm.sampling import Sampling, require_drawn, sample_next
 from audiolm.lm.transformer import Transformer
 from audiolm.tokens.layout import StageLayout
 
-RECORDED_FROM_STEPS = 32  # recording takes about as long as so many steps
+RECORDED_FROM_STEPS = 32  # of a phase: about as many as recording one takes
 LOOK_EVERY_STEPS = 16  # whether all rows have ended: on a GPU, looking means waiting
 
 
@@ -72,11 +72,7 @@ class Decoder:
     ) -> None:
         if not prefixes or steps < 1:
             raise ValueError(f"there is nothing to decode: {len(prefixes)} prompts, {steps} steps")
-        if model.vocabulary != layout.vocabulary:
-            raise ValueError(
-                f"the model has {model.vocabulary} ids and the {layout.stage} layout {layout.vocabulary}: they belong to "
-                "different token specs or stages"
-            )
+        layout.require_vocabulary(model.vocabulary)
         self.model, self.layout, self.sampling = model, layout, sampling
         self.steps, self.drawn = steps, 0
         self._may_end = stop_at_end and layout.end_id is not None
@@ -90,7 +86,9 @@ class Decoder:
         # what is legal, where it does not depend on the previous token
         self._allowed: dict[int, Tensor | None] = {}
         # a GPU waits for its launches: record a step and replay it, where all rows are in step and it pays
-        recorded = can_record(self._device) and len(set(self._known)) == 1 and steps >= RECORDED_FROM_STEPS
+        recorded = (
+            can_record(self._device) and len(set(self._known)) == 1 and steps >= RECORDED_FROM_STEPS * layout.phases
+        )
         with _decoding(model):
             self._cache = model.new_cache(len(prefixes), tokens.size(1) + steps - 1, static=recorded)
             self._hidden = model.prefill(tokens.to(self._device), lengths.to(self._device), self._cache)

@@ -49,12 +49,17 @@ def flex_attention_with(bias: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tens
 
 @lru_cache(maxsize=2)
 def _kernel(*, compiled: bool) -> Any:
-    return torch.compile(flex_attention) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    # one kernel per length; past the compiler's limit it would silently keep scores of tokens x tokens
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, CACHED_MASKS)
+    return torch.compile(flex_attention, dynamic=False)
 
 
 @lru_cache(maxsize=CACHED_MASKS)
 def _causal_mask(tokens: int, device: str) -> BlockMask:
-    return create_block_mask(_is_past, B=None, H=None, Q_LEN=tokens, KV_LEN=tokens, device=device)
+    with torch.inference_mode(False):  # made while validating, it must serve training too
+        return create_block_mask(_is_past, B=None, H=None, Q_LEN=tokens, KV_LEN=tokens, device=device)
 
 
 def _is_past(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -29,14 +29,16 @@ def next_token_loss(model: Transformer, layout: StageLayout, batch: TokenBatch) 
     positions = [(phases == phase).nonzero().squeeze(1) for phase in range(layout.phases)]
     # one gather for all phases: its backward pass is one scatter
     hidden = model.hidden(batch.inputs).flatten(0, 1).index_select(0, torch.cat(positions))
+    ranges = [layout.legal_range(phase) for phase in range(layout.phases)]  # side by side: one slice, one gradient
+    heads = model.head.weight[ranges[0][0] : ranges[-1][1]].split([stop - start for start, stop in ranges])
     nats = []
     for phase, part in enumerate(hidden.split([len(position) for position in positions])):
-        start, stop = layout.legal_range(phase)
+        start = ranges[phase][0]
         illegal = layout.illegal(inputs[positions[phase]])
         nats.append(
             summed_nats(
                 part,
-                model.head.weight[start:stop],
+                heads[phase],
                 targets[positions[phase]] - start,
                 illegal=None if illegal is None else illegal - start,
             )

@@ -50,11 +50,7 @@ def log_likelihood(
     """
     if not sequences or batch_size < 1:
         raise ValueError(f"there is nothing to score: {len(sequences)} sequences, {batch_size} at a time")
-    if model.vocabulary != layout.vocabulary:
-        raise ValueError(
-            f"the model has {model.vocabulary} ids and the {layout.stage} layout {layout.vocabulary}: they belong to different "
-            "token specs or stages"
-        )
+    layout.require_vocabulary(model.vocabulary)
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number].inputs))
     sums = torch.zeros(len(sequences), dtype=torch.float64)
     device, was_training = model.head.weight.device, model.training

@@ -236,7 +236,8 @@ class Transformer(nn.Module):
         cache.advance()
         turn = None if self.rotary is None else self._turning(cache.positions)
         x = F.embedding(tokens, self.embedding.weight)
-        for weights, attend in zip(cache.weights, cache.layers, strict=True):
+        for layer, weights in enumerate(cache.weights):
+            attend = cache.attend(layer)
             x = step(x, weights, attend if turn is None else turn(attend))
         return layer_norm(x, (self.config.dim,), self.norm.weight, self.norm.bias)
 

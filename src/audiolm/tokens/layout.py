@@ -122,6 +122,14 @@ class StageLayout:
             "fine": spec.levels * spec.codebook_size + 1,
         }[self.stage]
 
+    def require_vocabulary(self, ids: int) -> None:
+        """Raise ValueError unless a model of so many ids was made for this layout."""
+        if ids != self.vocabulary:
+            raise ValueError(
+                f"the model has {ids} ids and the {self.stage} layout {self.vocabulary}: they belong to different token specs "
+                "or stages"
+            )
+
     @property
     def phases(self) -> int:
         """Targets in one cycle: 1 unit, or one code for each level that the stage predicts."""
