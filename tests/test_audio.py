@@ -171,6 +171,13 @@ def test_a_prompt_of_any_rate_and_channels_arrives_without_its_mean(tmp_path: Pa
     assert float(prompt.std()) == pytest.approx(0.25 / math.sqrt(2), rel=0.02)
 
 
+def test_a_name_that_is_not_utf8_is_shown_with_its_remedy(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(b"")
+    with pytest.raises(AudioError, match=r"caf\\udce9.wav': this name is not UTF-8 .* rename"):
+        audio_info(path)
+
+
 def test_a_prompt_must_be_long_enough_and_heard(tmp_path: Path) -> None:
     write_audio(tmp_path / "short.wav", tone(0.099, 16000), sample_rate_hz=16000)
     write_audio(tmp_path / "offset.wav", torch.full((16000,), 0.3), sample_rate_hz=16000)  # constant, so still silent

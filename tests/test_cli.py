@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ def test_every_way_to_generate_writes_wav_files_of_the_asked_length(
     assert "1.50 s, of which 1.00 s are the prompt" in capsys.readouterr().out
     with pytest.raises(ValueError, match="one of them"):
         run_verb([*common, "--say", "a.wav", "--prompt", "b.wav"])
+
+
+def test_a_stage_runs_without_its_progress_bar(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data.manifest", str(chain / "manifest.jsonl"), "--trainer.max_steps", "2"]
+    arguments += ["--trainer.val_check_interval", "1", "--trainer.precision", "32-true"]
+    run_stage_of("codec", tmp_path / "shown", *arguments)
+    assert "codec     step 2/2" in capsys.readouterr().out
+    run_stage_of("codec", tmp_path / "hidden", *arguments, "--trainer.enable_progress_bar", "false")
+    assert "step" not in capsys.readouterr().out
+    assert (tmp_path / "hidden" / "codec" / "done.json").exists()
 
 
 def make(*arguments: str) -> str:

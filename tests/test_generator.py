@@ -175,6 +175,20 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(generator: AudioLM)
         generator.continue_([good, good], seconds=1, ids=["a", "a"])
     with pytest.raises(ValueError, match="as many voices"):
         generator.resynthesize([good], voices=[])
+    for count in (0, -1):
+        with pytest.raises(ValueError, match=f"count must be at least 1, got {count}"):
+            generator.unconditional(seconds=1, count=count)
+    with pytest.raises(ValueError, match=r"tensor \(n,\) of integers, got a list"):
+        generator.log_likelihood([[1, 2]])
+
+
+def test_reconstructing_takes_the_levels_that_there_are(generator: AudioLM) -> None:
+    audio = tones_and_noise(8000)
+    for levels in (0, -1, SPEC.levels + 1):
+        with pytest.raises(ValueError, match=f"levels must be 1 to {SPEC.levels}"):
+            generator.reconstruct(audio, levels=levels)
+    assert torch.equal(generator.reconstruct(audio), generator.reconstruct(audio, levels=SPEC.levels))
+    assert not torch.equal(generator.reconstruct(audio), generator.reconstruct(audio, levels=1))
 
 
 def test_streams_are_reproducible_different_and_uniform() -> None:

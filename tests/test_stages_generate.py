@@ -1,8 +1,10 @@
 """A folder of recordings becomes a folder of audio: each file a function of its own prompt, nothing lost, nothing mixed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,9 @@ from tiny import tones_and_noise
 from audiolm.audio import read_audio, read_prompt, write_audio
 from audiolm.cli import errors_in_words
 from audiolm.generator import AudioLM, Sampling, StageSampling
-from audiolm.generator.outputs import OutputFolder
+from audiolm.generator.outputs import LONGEST_ID_BYTES, OutputFolder
 from audiolm.generator.prompts import Prompt
-from audiolm.manifest import read_manifest
+from audiolm.manifest import Manifest, read_manifest, write_manifest
 from datamodules.prompts import PromptBatches
 
 Run = Callable[..., Path]
@@ -118,6 +120,60 @@ def test_killed_and_run_again_is_as_never_stopped(generate: Run, monkeypatch: py
     assert (out / "done.json").exists()
 
 
+def test_a_run_that_was_told_to_stop_early_says_how_much_is_left_and_goes_on(
+    generate: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = audio_bytes(generate(out="whole"))
+    for arguments, made in ((("--trainer.limit_predict_batches", "1"), 1), (("--trainer.fast_dev_run", "true"), 3)):
+        capsys.readouterr()
+        out = generate(*arguments)
+        assert f"{made} of 5 wav files are made, {5 - made} are left" in capsys.readouterr().out
+        assert len(audio_bytes(out)) == made
+        assert not (out / "generated.jsonl").exists()
+        assert not (out / "done.json").exists()
+    assert audio_bytes(generate()) == whole
+    assert len(rows_of(out)) == 5
+    assert (out / "done.json").exists()
+
+
+def test_a_finished_folder_with_new_prompts_is_unfinished_until_they_are_made(
+    prompts: Path, tmp_path: Path, generate: Run
+) -> None:
+    mine = Path(shutil.copytree(prompts, tmp_path / "prompts"))
+    out = generate(folder=mine)
+    for number in range(2):
+        write_audio(mine / f"new-{number}.wav", tones_and_noise(9999, seed=number), sample_rate_hz=16000)
+    generate("--trainer.limit_predict_batches", "1", "--data.batch_size", "1", folder=mine)
+    assert len(audio_bytes(out)) == 6
+    assert not (out / "generated.jsonl").exists()
+    assert not (out / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "word"),
+    [
+        ("continue", {"start": 100}, "prompt_start: 0 there, 100 now"),
+        ("resynthesize", {"samples": 20000}, "now"),
+    ],
+)
+def test_another_stretch_of_the_same_file_is_another_prompt(
+    chain: Path, tmp_path: Path, generate: Run, capsys: pytest.CaptureFixture[str], mode: str, change: dict, word: str
+) -> None:
+    before = audio_bytes(generate("--model.mode", mode, folder=None))
+    manifest = read_manifest(chain / "manifest.jsonl")
+    moved = manifest.split("test")[0]
+    assert (moved.start, moved.samples > 20100) == (0, True)
+    others = tuple(utterance for utterance in manifest.utterances if utterance is not moved)
+    changed = replace(moved, **{"samples": moved.samples - 100, **change})
+    write_manifest(Manifest(manifest.root, (*others, changed)), tmp_path / "manifest.jsonl")
+    again = ("--model.mode", mode, "--data.manifest", str(tmp_path / "manifest.jsonl"))
+    message = message_of(capsys, lambda: generate(*again, folder=None))
+    assert "1 recordings are others" in message
+    assert f"{moved.id}.wav" in message
+    assert word in message
+    assert audio_bytes(tmp_path / "out") == before
+
+
 def test_a_finished_folder_is_left_alone_and_a_new_prompt_is_added(
     prompts: Path, tmp_path: Path, generate: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +181,9 @@ def test_a_finished_folder_is_left_alone_and_a_new_prompt_is_added(
     before = audio_bytes(generate(folder=mine))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.wav")}
     (tmp_path / "out" / "generated.jsonl").unlink()  # killed before the list
+    row = json.loads((tmp_path / "out" / "b.wav.json").read_text())
+    del row["prompt_file_samples"]  # as the first version wrote it
+    (tmp_path / "out" / "b.wav.json").write_text(json.dumps(row))
     generate(folder=mine)
     assert len(rows_of(tmp_path / "out")) == 5
     write_audio(mine / "new.wav", tones_and_noise(9999, seed=9), sample_rate_hz=16000)
@@ -212,23 +271,47 @@ def test_unusable_prompts_are_all_named_before_anything_is_generated(
     assert not (tmp_path / "out" / "rejected.jsonl").exists()
 
 
+def test_names_that_no_output_can_have_are_named_before_anything_is_generated(
+    prompts: Path, tmp_path: Path, generate: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, not_utf8, longest = tmp_path / "prompts", os.fsdecode(b"caf\xe9"), "é" * (LONGEST_ID_BYTES // 2)
+    mine.mkdir()
+    for name in (not_utf8, f"{longest}x", longest):
+        shutil.copy(prompts / "a.wav", mine / f"{name}.wav")
+    assert len(os.fsencode(longest)) == LONGEST_ID_BYTES
+    message = message_of(capsys, lambda: generate(folder=mine))
+    assert "2 of 3 prompts" in message
+    assert "caf\\udce9.wav': this name is not UTF-8" in message
+    assert f"{longest}x.wav: without its suffix the name has {LONGEST_ID_BYTES + 1} bytes" in message
+    assert not audio_bytes(tmp_path / "out")
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rejected] == [not_utf8, f"{longest}x"]
+    for row in rejected:
+        (mine / f"{row['id']}.wav").unlink()
+    assert list(audio_bytes(generate(folder=mine))) == [f"{longest}.wav"]  # the longest name that fits does
+
+
 def test_what_cannot_work_is_said_before_it_starts(
     prompts: Path, tmp_path: Path, generate: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
     twins = tmp_path / "twins"
     for name in ("a.wav", "a.flac"):
         write_audio(twins / name, tones_and_noise(9000), sample_rate_hz=16000)
     for arguments, folder, word in (
         ((), tmp_path / "empty", "no audio file below"),
         ((), tmp_path / "nowhere", "is not there"),
+        ((), prompts / "a.wav", "`audiolm generate --prompt` takes files"),
+        (("--model.out", str(tmp_path / "file")), prompts, "file is no folder: name another `--model.out`"),
+        (("--model.out", str(tmp_path / "file" / "below")), prompts, "file is no folder: name another `--model.out`"),
         ((), twins, "holds both a.flac and a.wav"),
         (("--model.seconds", "0"), prompts, "seconds must be positive"),
         (("--model.prompt_seconds", "0.01"), prompts, "prompt_seconds must be at least"),
         (("--model.out", str(prompts / "out")), prompts, "inside the folder of prompts"),
         (("--model.generator", str(tmp_path)), prompts, "make generator"),
         (("--model.mode", "unconditional"), prompts, "uses no prompts"),
-        (("--model.sampling.fine.temperature", "0"), prompts, "temperature must be above 0"),
+        (("--model.sampling.fine.temperature", "0"), prompts, "fine stage: temperature must be above 0"),
     ):
         assert word in message_of(capsys, lambda a=arguments, f=folder: generate(*a, folder=f)), word
     assert not (tmp_path / "out").exists()

@@ -66,6 +66,9 @@ def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
     try:
         with soundfile.SoundFile(str(path)) as file:
             yield file
+    except UnicodeEncodeError:
+        message = f"{str(path)!a}: this name is not UTF-8 (the escaped bytes are shown): rename the file or its folder"
+        raise AudioError(message, reason="name is not UTF-8") from None
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:  # TypeError: a headerless .raw
         if not os.path.exists(path):
             raise AudioError(f"{path} does not exist", reason="missing") from None

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# A file system takes names of 255 bytes; the temporary name of `atomic_path` is the longest, with a process id up to 2**22.
+LONGEST_NAME_BYTES = 255 - len(f"..{2**22}.part")
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:

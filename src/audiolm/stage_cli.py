@@ -7,12 +7,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from audiolm.cli import TRAINER_VERBS, load
 from audiolm.errors import OutOfMemoryError, is_out_of_memory
 from audiolm.files import read_json, set_aside, write_json
+from audiolm.generator.stage_sampling import stage_sampling
 from audiolm.stages.checkpoint_io import AtomicCheckpointIO
 from audiolm.stages.progress import StageProgress
 from audiolm.stages.record import StageRecord
@@ -51,7 +52,7 @@ class StageCLI(LightningCLI):
         parser.link_arguments("root", "data.init_args.root")
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what the configuration leaves open."""
+        """Fill in what the configuration leaves open, and look at what the classes could not say well."""
         config = self.config[self.subcommand]
         folder = Path(config.root) / stage_name(config.model)
         for group in (config.checkpoint, config.resume):
@@ -64,6 +65,13 @@ class StageCLI(LightningCLI):
                 "class_path": "lightning.pytorch.loggers.CSVLogger",
                 "init_args": {"save_dir": str(folder), "name": "log"},
             }
+        if config.trainer.enable_progress_bar is False:  # Lightning refuses a bar beside it
+            shown = [
+                callback for callback in self.trainer_defaults["callbacks"] if not isinstance(callback, ProgressBar)
+            ]
+            self.trainer_defaults = {**self.trainer_defaults, "callbacks": shown}
+        if sampling := (config.model.get("init_args") or {}).get("sampling"):
+            stage_sampling(sampling.as_dict())  # what is built key by key does not name the stage of a wrong number
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer, with checkpoints that are written whole or not at all."""

@@ -223,16 +223,14 @@ def _generate_files(options: argparse.Namespace) -> None:
 
 
 def _sampling(options: argparse.Namespace) -> "StageSampling":
-    from audiolm.generator import Sampling, StageSampling
+    from audiolm.generator.stage_sampling import stage_sampling
 
-    stages = {}
-    for stage in ("semantic", "coarse", "fine"):
-        names = {name: getattr(options, f"{stage}_{name}") for name in ("temperature", "top_k", "top_p")}
-        try:
-            stages[stage] = Sampling(**names)
-        except ValueError as error:
-            raise ValueError(f"{stage} stage: {error}") from error
-    return StageSampling(**stages)
+    return stage_sampling(
+        {
+            stage: {name: getattr(options, f"{stage}_{name}") for name in ("temperature", "top_k", "top_p")}
+            for stage in ("semantic", "coarse", "fine")
+        }
+    )
 
 
 def _samples(options: argparse.Namespace) -> None:

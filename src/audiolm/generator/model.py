@@ -176,7 +176,13 @@ class AudioLM:
         sampling: StageSampling = StageSampling(),
         stop_at_end: bool = False,
     ) -> list[Generation]:
-        """Speak without a prompt: `count` utterances of `seconds` each. Arguments as in `continue_`."""
+        """Speak without a prompt: `count` utterances of `seconds` each. Arguments as in `continue_`.
+
+        Raises:
+            ValueError: if `count` is below 1, and as `continue_`.
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
         samples, empty = self._samples(seconds), torch.zeros(0, dtype=torch.int64)
         codes = empty.view(self.spec.levels, 0)
         rows = [self._row(name, empty, codes, samples) for name in self._names(ids, count)]
@@ -245,8 +251,13 @@ class AudioLM:
             In the given order: `sum` (nats, at most 0), `tokens` scored, `per_token` (the sum divided by the tokens).
 
         Raises:
-            ValueError: for an empty list, an empty sequence, or units out of range.
+            ValueError: for an empty list, an empty sequence, units out of range, or sequences that are no tensors.
         """
+        wrong = next((type(row).__name__ for row in units if not isinstance(row, Tensor)), None)
+        if wrong:
+            raise ValueError(
+                f"each sequence of units must be a tensor (n,) of integers, got a {wrong}: `torch.tensor(row)`"
+            )
         stage = self.stages["semantic"]
         sequences = [stage.layout.sequence(row, None, true_end=False) for row in units]
         return log_likelihood(stage.model, stage.layout, sequences, batch_size=batch_size)
@@ -262,8 +273,17 @@ class AudioLM:
         return self.log_likelihood(units, batch_size=batch_size)
 
     def reconstruct(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
-        """(samples,) the same audio through the codec, at some or all levels."""
-        codes = self.codec.encode(audio[None].to(self.device))[:, : levels or self.spec.levels]
+        """(samples,) the same audio through the codec, at its first `levels`, or all.
+
+        Raises:
+            ValueError: if there are not so many levels.
+        """
+        levels = self.spec.levels if levels is None else levels
+        if not 1 <= levels <= self.spec.levels:
+            raise ValueError(
+                f"levels must be 1 to {self.spec.levels}, those of the codec, or None for all; got {levels}"
+            )
+        codes = self.codec.encode(audio[None].to(self.device))[:, :levels]
         return self.codec.decode(codes)[0, : len(audio)].float().cpu()
 
     # ------------------------------------------------------------------------------------------------ what goes in
@@ -276,7 +296,7 @@ class AudioLM:
     def _names(self, ids: Sequence[str] | None, count: int) -> list[str]:
         names = [str(number) for number in range(count)] if ids is None else list(ids)
         if not count:
-            raise ValueError("There is nothing to generate: the list of prompts is empty, or count is 0.")
+            raise ValueError("There is nothing to generate: the list of prompts is empty.")
         if len(names) != count or len(set(names)) != count:
             raise ValueError(f"{count} utterances need {count} different ids, got {names}")
         return names

@@ -1,16 +1,31 @@
 """The folder that generated audio is written to: whole files, what made each, and never two kinds of settings in one."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from audiolm.audio import write_audio
-from audiolm.files import read_json, write_json
+from audiolm.files import LONGEST_NAME_BYTES, read_json, write_json
 from audiolm.generator.model import Generation
 from audiolm.manifest import write_lines
 
 MADE_BY = "`lightning predict -c stages/generate.yaml`"
+LONGEST_ID_BYTES = LONGEST_NAME_BYTES - len(".wav.json")  # of an id's last part
+
+
+def require_folder(folder: Path) -> None:
+    """Stop where no folder can be.
+
+    Raises:
+        ValueError: if there is something else than a folder at this path or above it.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise ValueError(
+            f"the audio would go to the folder {folder}, but {there} is no folder: name another `--model.out`."
+        )
 
 
 class OutputFolder:
@@ -35,7 +50,7 @@ class OutputFolder:
 
     def finished(self, ids: Iterable[str]) -> set[str]:
         """Which utterances are there already."""
-        return {id_ for id_ in ids if self.row_path(id_).is_file() and self.audio_path(id_).is_file()}
+        return {id_ for id_ in ids if os.path.isfile(self.row_path(id_)) and os.path.isfile(self.audio_path(id_))}
 
     def require_same_settings(self, ids: Iterable[str]) -> None:
         """Stop before anything is mixed.
@@ -46,7 +61,7 @@ class OutputFolder:
         """
         path = self.folder / "settings.json"
         if not path.exists():
-            foreign = next((self.audio_path(id_) for id_ in ids if self.audio_path(id_).exists()), None)
+            foreign = next((path for path in map(self.audio_path, ids) if os.path.exists(path)), None)
             if foreign:
                 raise ValueError(
                     f"{foreign} is there, but {path} is not: nobody says what made it. Name another folder."
@@ -61,30 +76,32 @@ class OutputFolder:
                 "move this one away, or restore the settings."
             )
 
-    def require_same_prompts(self, digests: Mapping[str, str]) -> None:
-        """Stop where a recording was changed after it had been continued.
+    def require_same_prompts(self, made_of: Mapping[str, Mapping[str, Any]]) -> None:
+        """Stop where a recording, or the stretch of it that is used, was changed after it had been continued.
 
         Args:
-            digests: sha256 of the finished utterances' prompts, by id.
+            made_of: `Prompt.made_of` of the finished utterances, by id. The path is not compared: a corpus may move.
 
         Raises:
             ValueError: naming the files.
         """
-        changed = [id_ for id_, digest in digests.items() if self._row(id_)["prompt_sha256"] != digest]
+        changed = {id_: details for id_, now in made_of.items() if (details := _changes(self._row(id_), now))}
         if changed:
+            first, details = next(iter(changed.items()))
             raise ValueError(
-                f"{len(changed)} recordings are others than those that {self.folder} was generated from, such as that of "
-                f"{self.audio_path(changed[0])}. Name another folder with `--model.out`, or remove those files to make them "
-                "again."
+                f"{len(changed)} recordings are others than those that {self.folder} was generated from, or other stretches "
+                f"of them are used, such as for {self.audio_path(first)} ({details}). Name another folder with "
+                "`--model.out`, or remove those files to make them again."
             )
 
     def open(self) -> None:
         """Note the settings; from here on the folder is incomplete until it is sealed."""
-        (self.folder / "generated.jsonl").unlink(missing_ok=True)
+        for name in ("generated.jsonl", "done.json"):
+            (self.folder / name).unlink(missing_ok=True)
         write_json(self.folder / "settings.json", self.settings)
 
     def write(self, id_: str, generation: Generation, *, prompt: Mapping[str, Any]) -> None:
-        """Write one utterance and what it was made of: the settings, and `prompt` (path and so on)."""
+        """Write one utterance and what it was made of: the settings, and `prompt` (`Prompt.made_of`)."""
         write_audio(self.audio_path(id_), generation.audio, sample_rate_hz=generation.sample_rate_hz)
         lengths = {
             "prompt_samples": generation.prompt_samples,
@@ -108,3 +125,9 @@ class OutputFolder:
 
     def _row(self, id_: str) -> dict[str, Any]:
         return dict(read_json(self.row_path(id_), made_by=MADE_BY))
+
+
+def _changes(row: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What a prompt differs in from what a row, perhaps one that noted less, says of it."""
+    differing = [key for key in now if key != "prompt" and row.get(key, now[key]) != now[key]]
+    return "; ".join(f"{key}: {row[key]} there, {now[key]} now" for key in differing)

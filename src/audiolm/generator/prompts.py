@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from audiolm.audio import AudioError, audio_info, read_prompt, resampled_length
+from audiolm.generator.outputs import LONGEST_ID_BYTES
 from audiolm.manifest import Manifest, Split
 from audiolm.recordings import find_recordings
 
@@ -32,6 +33,15 @@ class Prompt:
         """Its length."""
         return self.samples / self.sample_rate_hz if self.sample_rate_hz else 0.0
 
+    def made_of(self, *, sha256: str) -> dict[str, str | int]:
+        """What is noted beside the audio that is made of it, its file's `sha256` included."""
+        return {
+            "prompt": self.path,
+            "prompt_start": self.start,
+            "prompt_file_samples": self.samples,
+            "prompt_sha256": sha256,
+        }
+
     def read(self, *, sample_rate_hz: int) -> Tensor:
         """(samples,) at `sample_rate_hz`; see `audio.read_prompt`."""
         if not self.path:
@@ -47,8 +57,12 @@ def prompts_in(folder: Path, *, most_seconds: float | None = None) -> list[Promp
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no recording, or two whose paths differ in their suffix only.
+        ValueError: if it is a file, holds no recording, or two whose paths differ in their suffix only.
     """
+    if folder.is_file():
+        raise ValueError(
+            f"the prompts {folder} are a file; a folder of recordings is wanted. `audiolm generate --prompt` takes files."
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of prompts {folder} is not there: name a folder of recordings")
     paths: dict[str, str] = {}
@@ -91,12 +105,19 @@ def free_prompts(count: int) -> list[Prompt]:
 
 
 def defects(prompts: Sequence[Prompt], *, sample_rate_hz: int, shortest_samples: int) -> dict[str, str]:
-    """Why prompts cannot be used, by id: unreadable, silent, or shorter than `shortest_samples` at `sample_rate_hz`.
+    """Why prompts cannot be used, by id: unreadable, silent, shorter than `shortest_samples` at `sample_rate_hz`, or of a
+    name that is not UTF-8, or too long for the names of the files made of it.
 
     Every sample that would be used is decoded.
     """
 
     def defect(prompt: Prompt) -> str:
+        name_bytes = len(os.fsencode(os.path.basename(prompt.id)))
+        if name_bytes > LONGEST_ID_BYTES:
+            return (
+                f"{prompt.path}: without its suffix the name has {name_bytes} bytes; at most {LONGEST_ID_BYTES} leave room "
+                "for the names of the files made of it: rename it"
+            )
         try:
             prompt.read(sample_rate_hz=prompt.sample_rate_hz)
         except AudioError as error:

@@ -16,7 +16,7 @@ from audiolm.audio import SHORTEST_SECONDS
 from audiolm.errors import out_of_memory_says
 from audiolm.generator import AudioLM, Generation, StageSampling
 from audiolm.generator.folder import generator_digest
-from audiolm.generator.outputs import OutputFolder
+from audiolm.generator.outputs import OutputFolder, require_folder
 from audiolm.generator.prompts import Prompt, defects, digests, free_prompts, prompts_in, prompts_of
 from audiolm.manifest import write_lines
 from audiolm.stages.base import StageModule
@@ -38,11 +38,12 @@ class GenerateStage(StageModule):
     """Speaks on after every recording of a folder, says each again, or speaks freely.
 
     Writes `<out>/<path of the prompt without suffix>.wav`, beside it `….wav.json` (prompt, lengths, seed, sampling), for
-    all `settings.json`, and when everything is there `generated.jsonl`. Killed and started again, on any number of
-    processes, it goes on with what is missing. The path names an utterance's random stream, so its audio depends on no other
-    file, process or restart; it is what `audiolm generate` makes of the same prompt, seed and sampling, up to the rounding of
-    larger matrix products. Prompts that cannot be used (unreadable, silent, too short) are all named, in
-    `<out>/rejected.jsonl` too, before anything is generated.
+    all `settings.json`, and when everything is there `generated.jsonl`. Killed, or ended early by
+    `--trainer.limit_predict_batches`, and started again, on any number of processes, it goes on with what is missing. The
+    path names an utterance's random stream, so its audio depends on no other file, process or restart; it is what
+    `audiolm generate` makes of the same prompt, seed and sampling, up to the rounding of larger matrix products. Prompts that
+    cannot be used (unreadable, silent, too short, misnamed) are all named, in `<out>/rejected.jsonl` too, before anything is
+    generated.
 
     Args:
         generator: a generator's folder; by default `<root>/generator`.
@@ -61,7 +62,7 @@ class GenerateStage(StageModule):
 
     Raises:
         FileNotFoundError: if the generator is not there, naming the command that makes it.
-        ValueError: for numbers out of range, or prompts where none are used.
+        ValueError: for numbers out of range, prompts where none are used, or an `out` that is no folder.
     """
 
     stage = "generate"
@@ -102,6 +103,7 @@ class GenerateStage(StageModule):
             )
         self.prompts_folder = Path(prompts) if prompts is not None else None
         self.out = Path(out) if out else self.root / self.stage
+        require_folder(self.out)
         self.mode, self.seconds, self.prompt_seconds, self.count = mode, seconds, prompt_seconds, count
         self.seed, self.sampling, self.stop_at_end = seed, sampling, stop_at_end
         self.generator = AudioLM.from_pretrained(self.generator_folder)
@@ -156,7 +158,7 @@ class GenerateStage(StageModule):
         self._plan = plan
         self._outputs = OutputFolder(self.folder, plan.settings)
         if self.global_rank == 0 and not plan.unfinished:
-            self._seal()  # killed between the last utterance and the list: there will be nothing to predict
+            self._seal_if_complete()  # killed between the last utterance and the list: there will be nothing to predict
 
     def _make_plan(self) -> Plan:
         prompts = self._listed()
@@ -166,7 +168,9 @@ class GenerateStage(StageModule):
         finished = outputs.finished(prompt.id for prompt in prompts)
         self._require_usable([prompt for prompt in prompts if prompt.id not in finished])
         of_files = digests(prompts)
-        outputs.require_same_prompts({id_: of_files[id_] for id_ in sorted(finished)})
+        outputs.require_same_prompts(
+            {prompt.id: prompt.made_of(sha256=of_files[prompt.id]) for prompt in prompts if prompt.id in finished}
+        )
         unfinished = of_files.keys() - finished
         if unfinished:
             outputs.open()
@@ -216,11 +220,7 @@ class GenerateStage(StageModule):
             generations = self._speak(batch)
         for prompt, generation in zip(batch.prompts, generations, strict=True):
             if prompt.id in self.unfinished:
-                made_of = {
-                    "prompt": prompt.path,
-                    "prompt_start": prompt.start,
-                    "prompt_sha256": self._plan.digests[prompt.id],
-                }
+                made_of = prompt.made_of(sha256=self._plan.digests[prompt.id])
                 self._outputs.write(prompt.id, generation, prompt=made_of)
 
     def _speak(self, batch: Any) -> list[Generation]:
@@ -241,13 +241,20 @@ class GenerateStage(StageModule):
         if dist.is_initialized():
             dist.barrier()
         if self.global_rank == 0:
-            self._seal()
+            self._seal_if_complete()
 
-    def _seal(self) -> None:
-        self._outputs.seal(prompt.id for prompt in self.prompts)
-        print(
-            f"{self.folder}: {len(self.prompts)} wav files, {len(self.unfinished)} of them new; generated.jsonl lists them."
-        )
+    def _seal_if_complete(self) -> None:
+        ids = [prompt.id for prompt in self.prompts]
+        left = len(ids) - len(self._outputs.finished(ids))
+        if left:
+            print(
+                f"{self.folder}: {len(ids) - left} of {len(ids)} wav files are made, {left} are left: the trainer was told to "
+                "stop early. The same command goes on with them; without `--trainer.limit_predict_batches` and "
+                "`--trainer.fast_dev_run` it makes them all."
+            )
+            return
+        self._outputs.seal(ids)
+        print(f"{self.folder}: {len(ids)} wav files, {len(self.unfinished)} of them new; generated.jsonl lists them.")
 
 
 @contextlib.contextmanager
