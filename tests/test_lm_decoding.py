@@ -161,7 +161,8 @@ def test_the_mode_is_restored_and_the_result_may_enter_training() -> None:
     for training in (True, False):
         model = toy(layout).train(training)
         arguments = {"steps": 20, "sampling": Sampling(), "uniforms": uniform_numbers(3, 20)}
-        rows = decode(model, layout, prompts(layout), **arguments)
+        rows = decode(model.float(), layout, prompts(layout), **arguments)
+        assert torch.backends.mkldnn.enabled
         assert all(module.training == training for module in model.modules())
         assert all(map(torch.equal, rows, decode(model, layout, prompts(layout), **arguments)))  # no dropout
     loss = next_token_loss(model, layout, collate([layout.sequence(rows[0], None, true_end=False)]))
