@@ -8,8 +8,11 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from audiolm import checkpoint
+from audiolm.stages.global_batch import recount_batches
+from datamodules.sharing import data_parallel
 
 
 class StageModule(L.LightningModule, abc.ABC):
@@ -23,11 +26,13 @@ class StageModule(L.LightningModule, abc.ABC):
     """
 
     stage: ClassVar[str]
+    shards: ClassVar[bool] = False  # whether FSDP can divide it among processes
     model: nn.Module
 
     def __init__(self, *, root: str = "checkpoints") -> None:
         super().__init__()
         self.root = Path(root)
+        self._divided = False
 
     @property
     def name(self) -> str:
@@ -44,6 +49,16 @@ class StageModule(L.LightningModule, abc.ABC):
         """Whether what a prediction writes is complete."""
         return (self.folder / "sealed.json").exists()
 
+    def configure_model(self) -> None:
+        """Under FSDP, divide the weights among processes, once."""
+        if self.device_mesh is not None and not self._divided:
+            self._divided = True
+            self.divide(self.device_mesh)
+
+    def divide(self, mesh: DeviceMesh) -> None:
+        """Divide the weights over a mesh of (data_parallel, tensor_parallel) processes; see `audiolm.stages.sharded.shard`."""
+        raise ValueError(f"The {self.name} stage cannot be divided among processes: --trainer.strategy ddp")
+
     @abc.abstractmethod
     def config_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts that rebuild `self.model`."""
@@ -57,7 +72,7 @@ class StageModule(L.LightningModule, abc.ABC):
         checkpoint_[checkpoint.HEADER] = checkpoint.header(self.name, self.config_dict(), self.sources())
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Refuse to continue from a checkpoint of another stage, configuration or source.
+        """Refuse to continue from a checkpoint of another stage, configuration or source; count batches as this run does.
 
         Raises:
             ValueError: naming what differs.
@@ -71,9 +86,10 @@ class StageModule(L.LightningModule, abc.ABC):
                 f"This run of the {self.name} stage cannot continue from that checkpoint: {details}. Train afresh "
                 f"(move {self.folder} away), or restore the configuration it was made with."
             )
+        recount_batches(checkpoint_, self.trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, self.global_rank)) % 2**63)
+        seed, rank = int(os.environ.get("PL_GLOBAL_SEED", "0")), data_parallel(self.trainer)[0]
+        torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, rank)) % 2**63)

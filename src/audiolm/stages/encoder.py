@@ -9,6 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -33,6 +34,8 @@ from audiolm.semantic.objectives import (
 )
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
+from audiolm.stages.gradients import clip_by_norm
+from audiolm.stages.sharded import shard
 
 STATISTICS_BATCHES = 100  # of training crops that the spectra's mean and deviation are taken from
 JUDGED_TARGETS = 10  # per code: perplexity of fewer says more about the sample than about the codes
@@ -57,6 +60,7 @@ class EncoderStage(StageModule):
     """
 
     stage = "encoder"
+    shards = True
     model: ConformerEncoder
     usage: Tensor
     skipped_steps: Tensor
@@ -127,6 +131,17 @@ class EncoderStage(StageModule):
         factor = warmup_cosine(warmup_steps=self.warmup_steps, total_steps=steps, floor=0.05)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
+    def divide(self, mesh: DeviceMesh) -> None:
+        """See `StageModule.divide`. Block by block; the objective's own weights are one group.
+
+        Raises:
+            ValueError: for tensor parallelism, which is there for language models only.
+        """
+        if mesh["tensor_parallel"].size() > 1:
+            raise ValueError("tensor_parallel_size is for the language models: the encoder stage needs 1")
+        parts = [*self.model.blocks, self.model.subsampling]
+        shard(self.objective, parts, mesh["data_parallel"], precision=str(self.trainer.precision))
+
     def on_fit_start(self) -> None:
         """Measure mean and deviation of the corpus's spectra, and fit HuBERT's first units, once."""
         if not self.model.spectrogram.measured:
@@ -195,8 +210,7 @@ class EncoderStage(StageModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip. Skip a step whose gradient is not finite, count it, and stop past the limit: all ranks see the same one."""
-        parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        norm = clip_by_norm(self.parameters(), self.gradient_clip)
         self.log("train/gradient_norm", norm)
         if norm.isfinite():
             return
@@ -223,7 +237,7 @@ class EncoderStage(StageModule):
         torch.manual_seed(batch_idx)
         outcome = self._outcome(batch, augmentation=Augmentation())
         values = {"loss": outcome.loss, **outcome.parts}
-        self.log_dict({f"validation/{k}": v for k, v in values.items()}, sync_dist=True, batch_size=len(batch.audio))
+        self.log_dict({f"validation/{k}": v for k, v in values.items()}, sync_dist=True, batch_size=batch.weight)
 
     def on_validation_epoch_end(self) -> None:
         """How many of the target codes are in effective use; a collapse is said, with what helps."""
