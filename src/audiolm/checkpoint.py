@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from audiolm.checksums import DamagedError, verify
 from audiolm.sharded_files import WEIGHTS, is_sharded, read_tensors, read_values
 
 FORMAT = 2
@@ -75,7 +76,7 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
     """Read a checkpoint that `lightning fit` wrote, running no code from it.
 
     Args:
-        path: a `best.ckpt` or `last.ckpt`.
+        path: a `best.ckpt` or one of `resume/`.
         stage: the stage it has to come from, or several of which one.
 
     Raises:
@@ -89,6 +90,10 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
             f"{path} is not there. The {stage} stage writes it: run `make {stage}`, "
             f"or `lightning fit -c stages/{stage}.yaml`."
         )
+    try:
+        verify(path)
+    except DamagedError as error:
+        raise ValueError(f"{error} Else put a copy back, or remove it and train the {stage} stage again.") from error
     try:
         content = _content(path)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:

@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from audiolm.files import put_in_place, remove
+from audiolm.checksums import publish, verify
+from audiolm.files import remove
 from audiolm.sharded_files import VALUES, WEIGHTS, flatten, is_sharded, read_tensors, read_values
 
 OPTIMIZERS = "optimizer_states"
@@ -27,10 +28,11 @@ OPTIMIZERS = "optimizer_states"
 def write(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a trainer's checkpoint, whose tensors are spread over all processes, as the folder `path`. Collective.
 
-    The folder appears under its name when all processes have written their part; until then the old one stays.
+    The folder appears under its name when all processes have written their part; until then the old one stays. A hidden
+    name is its caller's to publish.
     """
-    first = dist.get_rank() == 0
-    temporary = path.with_name(f".{path.name}.part")
+    first, hidden = dist.get_rank() == 0, path.name.startswith(".")
+    temporary = path if hidden else path.with_name(f".{path.name}.part")
     if first:
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -44,7 +46,8 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     if first:
         values[OPTIMIZERS] = [state["param_groups"] for state in states]
         torch.save(values, temporary / VALUES)
-        put_in_place(temporary, path)
+        if not hidden:
+            publish(temporary, path)
     dist.barrier()
 
 
@@ -83,6 +86,8 @@ def read_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> 
     Raises:
         ValueError: if weights or states are missing, or of another size.
     """
+    if dist.get_rank() == 0:
+        verify(path)
     if not is_sharded(path):
         return _read_file_into(path, model, optimizers)
     checkpoint = read_values(path)
