@@ -4,7 +4,7 @@ Losses and gradients are means over processes (DDP and FSDP average gradients). 
 that differs from process to process, such as masked frames, is divided by the global count here: see `part_of_mean`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,11 @@ class Processes:
         numbers = torch.as_tensor(number, device=total.device, dtype=total.dtype)
         return total * (self.count / self.sum(numbers).clamp(min=1))
 
+    def mean_of_rows(self, values: Tensor) -> Tensor:
+        """Mean over the rows of all processes' (rows, …), of which each may have another number; with a gradient. Collective."""
+        rows = self.sum(torch.tensor(float(len(values)), device=values.device))
+        return self.sum(values.sum(0)) / rows
+
     def mean_of_each(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Means over processes of scalars by name, without gradient: what is logged. Collective."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
@@ -99,18 +104,14 @@ class Draws:
 
     Args:
         seeds: such as the run's seed and the step, at least 0.
-        rows: of this process.
-        first: number in the global batch of its first row.
-        every: from the number of one row to that of the next.
+        examples: numbers of the rows in the global batch.
         device: where numbers are drawn. Unlike devices draw unlike numbers.
     """
 
-    def __init__(
-        self, *seeds: int, rows: int, first: int = 0, every: int = 1, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, *seeds: int, examples: Iterable[int], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self._streams = []
-        for example in range(first, first + rows * every, every):
+        for example in examples:
             seed = int(np.random.SeedSequence([*seeds, example]).generate_state(1, np.uint64)[0])
             self._streams.append(torch.Generator(self.device).manual_seed(seed // 2))  # below 2^63
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from audiolm import checkpoint
+from audiolm.processes import Processes
 
 
 class StageModule(L.LightningModule, abc.ABC):
@@ -23,6 +24,7 @@ class StageModule(L.LightningModule, abc.ABC):
     """
 
     stage: ClassVar[str]
+    draws_alike: ClassVar[bool] = False  # whether torch's generator stands alike on all processes at every step
     model: nn.Module
 
     def __init__(self, *, root: str = "checkpoints") -> None:
@@ -75,5 +77,28 @@ class StageModule(L.LightningModule, abc.ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, self.global_rank)) % 2**63)
+        rank = 0 if self.draws_alike else self.global_rank
+        torch.manual_seed(hash((self.run_seed, self.trainer.global_step, accumulated, rank)) % 2**63)
+
+    @property
+    def run_seed(self) -> int:
+        """The run's seed."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    @property
+    def pieces_per_step(self) -> int:
+        """Into how many micro-batches this process's share of a step is cut."""
+        return self.trainer.accumulate_grad_batches
+
+    def examples(self, batch_idx: int, *, rows: int) -> range:
+        """Numbers in the global batch of the rows of this process's `batch_idx`-th batch: the pieces of a step take turns."""
+        processes = Processes.current()
+        every = self.pieces_per_step * processes.count
+        first = batch_idx % self.pieces_per_step * processes.count + processes.rank
+        return range(first, rows * every, every)
+
+    def examples_of_run(self, batch_idx: int, *, rows: int) -> range:
+        """As `examples`, counted from the run's first batch on."""
+        here = self.examples(batch_idx, rows=rows)
+        before = batch_idx // self.pieces_per_step * rows * here.step
+        return range(before + here.start, before + here.stop, here.step)
