@@ -1,7 +1,7 @@
 """The DataModule that every stage shares."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,7 +14,8 @@ from audiolm.manifest import Manifest, Split, read_manifest
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
 from datamodules.prompts import PromptBatches
-from datamodules.sampling import BatchNumbers
+from datamodules.sampling import BatchNumbers, EveryNth
+from datamodules.sharing import Share, data_parallel, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 
@@ -31,7 +32,10 @@ class LibriLightDataModule(L.LightningDataModule):
             gives `TokenBatch`es of aligned windows from the token store; "prompts" gives `PromptBatch`es of recordings to
             be spoken on from.
         window_seconds: length of a crop or window. Shorter utterances are used whole.
-        batch_size: windows per step and process.
+        batch_size: windows per step of the whole run, whatever the number of processes, which share them evenly. Of prompts:
+            per process.
+        micro_batch_size: windows that a process has in memory at once; it adds up gradients until its share of a step is
+            done. By default the whole share. How, not what: it may be changed while a stage trains.
         root: the folder of the chain.
         manifest: the list of utterances; by default `<root>/manifest.jsonl`, which `audiolm prepare` writes.
         tokens: the token store; by default `<root>/tokens`, which the tokenize stage writes.
@@ -49,6 +53,7 @@ class LibriLightDataModule(L.LightningDataModule):
         view: Literal["waveform", "utterances", "tokens", "prompts"],
         window_seconds: float = 30.0,
         batch_size: int = 1,
+        micro_batch_size: int | None = None,
         root: str = "checkpoints",
         manifest: str | None = None,
         tokens: str | None = None,
@@ -56,16 +61,19 @@ class LibriLightDataModule(L.LightningDataModule):
         workers: int | None = None,
     ) -> None:
         super().__init__()
-        if window_seconds <= 0 or batch_size < 1 or (workers is not None and workers < 0):
+        if window_seconds <= 0 or min(batch_size, micro_batch_size or 1) < 1 or (workers is not None and workers < 0):
             raise ValueError(
-                "window_seconds must be positive, batch_size at least 1 and workers at least 0, got "
-                f"{window_seconds}, {batch_size} and {workers}"
+                "window_seconds must be positive, batch_size and micro_batch_size at least 1 and workers at least 0, got "
+                f"{window_seconds}, {batch_size}, {micro_batch_size} and {workers}"
             )
         self.view, self.window_seconds, self.batch_size, self.split = view, window_seconds, batch_size, split
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
         self.workers = min(8, max(0, (os.cpu_count() or 1) - 2)) if workers is None else workers
-        self.batches_done = 0
+        self.micro_batch_size = micro_batch_size
+        self.micro_batches = 1  # of a process's share of a step; `share_steps` finds out
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer utterances left than processes
+        self.steps_done = 0
 
     @property
     def manifest(self) -> Manifest:
@@ -90,32 +98,53 @@ class LibriLightDataModule(L.LightningDataModule):
         """Endless random windows, from where the run stopped on."""
         dataset: Dataset[Any]
         if self.view == "tokens":
-            dataset = TrainingWindows(self._windows("train"), self._layout, batch_size=self.batch_size, seed=self._seed)
-        else:
-            dataset = TrainingCrops(
-                self._reader, self.manifest.split("train"), batch_size=self.batch_size, seed=self._seed
+            windows = self._windows("train")
+            dataset = TrainingWindows(
+                windows, self._layout, batch_size=self.batch_size, seed=self._seed, share=self.share
             )
-        trainer = self._trainer
-        batches = BatchNumbers(
-            first=self.batches_done, total=self._batches_in_all(), rank=trainer.global_rank, ranks=trainer.world_size
+        else:
+            dataset = self._training_crops()
+        first, total = (steps * self.micro_batches for steps in (self.steps_done, self._steps_in_all()))
+        return self._loader(dataset, BatchNumbers(first=first, total=total))
+
+    def share_steps(self) -> int:
+        """Find out how this process's share of a step is cut into micro-batches: how many there are.
+
+        Raises:
+            ValueError: if the batch cannot be shared evenly.
+        """
+        ranks = data_parallel(self._trainer)[1]
+        self.micro_batches = micro_batches(
+            batch_size=self.batch_size, micro_batch_size=self.micro_batch_size, ranks=ranks
         )
-        return self._loader(dataset, batches)
+        return self.micro_batches
+
+    @property
+    def share(self) -> Share:
+        """The rows of every batch that are this process's."""
+        return Share(*data_parallel(self._trainer), self.micro_batches)
+
+    def _training_crops(self) -> TrainingCrops:
+        utterances = self.manifest.split("train")
+        return TrainingCrops(self._reader, utterances, batch_size=self.batch_size, seed=self._seed, share=self.share)
 
     def training_batches(self) -> Iterator[Any]:
         """This process's training batches from the first on, read as they are asked for: to measure statistics on."""
-        dataset = TrainingCrops(self._reader, self.manifest.split("train"), batch_size=self.batch_size, seed=self._seed)
-        trainer = self._trainer
-        return (dataset[number] for number in count(trainer.global_rank, trainer.world_size))
+        dataset = self._training_crops()
+        return (dataset[number] for number in count())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, every rank its share."""
-        return self._loader(self.validation_dataset(), None)
+        dataset = self.validation_dataset()
+        return self._loader(dataset, BatchNumbers(total=len(dataset)))
 
     def validation_dataset(self) -> ValidationWindows | ValidationCrops:
-        """All validation batches, before they are divided among ranks."""
+        """The validation split, in batches of the training's size, of which this process reads its share."""
         if self.view == "tokens":
-            return ValidationWindows(self._windows("validation"), self._layout, batch_size=self.batch_size)
-        return ValidationCrops(self._reader, self.manifest.split("validation"), batch_size=self.batch_size)
+            windows = self._windows("validation")
+            return ValidationWindows(windows, self._layout, batch_size=self.batch_size, share=self.share)
+        utterances = self.manifest.split("validation")
+        return ValidationCrops(self._reader, utterances, batch_size=self.batch_size, share=self.share)
 
     def validation_clips(self, *, count: int, seconds: float, sample_rate_hz: int) -> list[Tensor]:
         """The beginnings of `count` validation utterances (fewer if there are no more), (samples,) each: to listen to."""
@@ -137,18 +166,21 @@ class LibriLightDataModule(L.LightningDataModule):
                 sample_rate_hz=self._sample_rate_hz,
                 processes=self._trainer.world_size,
             )
-            return self._loader(batches, None)
+            return self._loader(batches, self._every_nth(batches))
         finished = stage.finished_utterances()
         todo = [utterance for utterance in self.manifest.utterances if utterance.id not in finished]
-        return self._loader(WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz), None)
+        whole = WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz)
+        return self._loader(whole, self._every_nth(whole))
 
     def state_dict(self) -> dict[str, int]:
-        """Batches done in this run, for the checkpoint."""
-        return {"batches_done": int(self._trainer.fit_loop.epoch_loop.batch_progress.total.processed)}  # type: ignore[attr-defined]
+        """Whole steps done in this run, for the checkpoint; and in how many pieces each was read."""
+        progress = self._trainer.fit_loop.epoch_loop.batch_progress
+        steps = int(progress.total.processed) // self.micro_batches  # type: ignore[attr-defined]
+        return {"steps_done": steps, "micro_batches": self.micro_batches}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue after the batches that a checkpoint has seen."""
-        self.batches_done = state_dict["batches_done"]
+        """Continue after the steps that a checkpoint has seen, on however many processes."""
+        self.steps_done = state_dict["steps_done"]
 
     @property
     def _trainer(self) -> L.Trainer:
@@ -175,22 +207,21 @@ class LibriLightDataModule(L.LightningDataModule):
     def _windows(self, split: str) -> Windows:
         return Windows(self.store, split=split, seconds=self.window_seconds)
 
-    def _batches_in_all(self) -> int:
-        """Batches per process until the trainer's last step; one pass over the corpus where it counts epochs."""
-        trainer = self._trainer
-        if trainer.max_steps > 0:
-            return trainer.max_steps * trainer.accumulate_grad_batches
+    def _steps_in_all(self) -> int:
+        """Steps until the trainer's last one; one pass over the corpus where it counts epochs."""
+        if self._trainer.max_steps > 0:
+            return self._trainer.max_steps
         if self.view == "tokens":
             windows = len(self._windows("train").all())
         else:
             seconds = sum(utterance.seconds for utterance in self.manifest.split("train"))
             windows = round(seconds / self.window_seconds)
-        return max(1, windows // (self.batch_size * trainer.world_size))
+        return max(1, windows // self.batch_size)
 
-    def _loader(self, dataset: Dataset[Any], sampler: Sampler[int] | None) -> DataLoader[Any]:
-        if sampler is None:  # every batch exactly once, over all ranks
-            rank, ranks = self._trainer.global_rank, self._trainer.world_size
-            sampler = _Share(range(rank, len(dataset), ranks))  # type: ignore[arg-type]
+    def _every_nth(self, dataset: Sized) -> EveryNth:
+        return EveryNth(rank=self._trainer.global_rank, ranks=self._trainer.world_size, total=len(dataset))
+
+    def _loader(self, dataset: Dataset[Any], sampler: Sampler[int]) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=None,
@@ -199,14 +230,3 @@ class LibriLightDataModule(L.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=self._trainer.strategy.root_device.type == "cuda",
         )
-
-
-class _Share(Sampler[int]):
-    def __init__(self, numbers: range) -> None:
-        self.numbers = numbers
-
-    def __iter__(self) -> Any:
-        return iter(self.numbers)
-
-    def __len__(self) -> int:
-        return len(self.numbers)

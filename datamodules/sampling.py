@@ -10,23 +10,32 @@ Item = TypeVar("Item")
 
 
 class BatchNumbers(Sampler[int]):
-    """Numbers of the batches one process trains on: rank, rank + ranks, rank + 2 ranks, … from `first` on.
+    """Numbers of the batches that one process reads: from `first` on, to `total`.
 
     Its length counts the batches already done as well: the trainer counts batches from the beginning of the run.
-
-    Args:
-        first: batches this process has done already.
-        total: batches this process does in the whole run.
     """
 
-    def __init__(self, *, first: int, total: int, rank: int, ranks: int) -> None:
-        self.first, self.total, self.rank, self.ranks = first, total, rank, ranks
+    def __init__(self, *, first: int = 0, total: int) -> None:
+        self.first, self.total = first, total
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first * self.ranks + self.rank, self.total * self.ranks, self.ranks))
+        return iter(range(self.first, self.total))
 
     def __len__(self) -> int:
         return self.total
+
+
+class EveryNth(Sampler[int]):
+    """rank, rank + ranks, rank + 2 ranks, … below `total`: what can be divided unevenly, because nobody waits for anybody."""
+
+    def __init__(self, *, rank: int, ranks: int, total: int) -> None:
+        self.numbers = range(rank, total, ranks)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 def generator(seed: int, *numbers: int) -> np.random.Generator:

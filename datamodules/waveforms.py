@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 from audiolm.audio import AudioError, is_silent, read_audio
 from audiolm.manifest import Manifest, Utterance
 from datamodules.sampling import generator
+from datamodules.sharing import Share
+
+ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -21,18 +24,27 @@ class WaveformBatch:
     Attributes:
         audio: (batch, samples) float32 mono; a crop of an utterance shorter than the window ends in silence.
         samples: (batch,) int64, how many samples of each row are the utterance's own.
+        counts: False where another process has these crops too, in a validation that cannot be divided evenly: this one
+            goes through the model with them, and measures nothing.
     """
 
     audio: Tensor
     samples: Tensor
+    counts: bool = True
+
+    @property
+    def weight(self) -> int:
+        """Rows that a measure of this batch stands for."""
+        return len(self.audio) if self.counts else 0
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "WaveformBatch":
         """The same batch on another device."""
-        return WaveformBatch(self.audio.to(device, non_blocking=non_blocking), self.samples.to(device))
+        audio = self.audio.to(device, non_blocking=non_blocking)
+        return WaveformBatch(audio, self.samples.to(device), self.counts)
 
     def pin_memory(self) -> "WaveformBatch":
         """The same batch in page-locked memory."""
-        return WaveformBatch(self.audio.pin_memory(), self.samples.pin_memory())
+        return WaveformBatch(self.audio.pin_memory(), self.samples.pin_memory(), self.counts)
 
 
 class CropReader:
@@ -70,28 +82,41 @@ class CropReader:
 
 
 class TrainingCrops(Dataset[WaveformBatch]):
-    """Batch number n: random crops, drawn in proportion to the length of the utterances, the same ones for the same seed."""
+    """Batch number n: random crops, drawn in proportion to the length of the utterances, the same ones for the same seed.
 
-    def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int, seed: int) -> None:
+    All rows of a batch are drawn, and this process's share of them is read.
+    """
+
+    def __init__(
+        self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int, seed: int, share: Share = ALONE
+    ) -> None:
         self.reader, self.utterances, self.batch_size, self.seed = reader, utterances, batch_size, seed
+        self.share = share
         self._ends = np.cumsum([utterance.seconds for utterance in utterances])
 
     def __getitem__(self, number: int) -> WaveformBatch:
-        random = generator(self.seed, number)
+        step, micro_batch = self.share.divide(number)
+        random = generator(self.seed, step)
         picks = np.searchsorted(self._ends, random.uniform(0, self._ends[-1], self.batch_size), side="right")
-        crops = []
+        drawn = []
         for pick in picks:
             utterance = self.utterances[min(int(pick), len(self.utterances) - 1)]
             room = max(0, utterance.samples - self.reader.file_samples(utterance))
-            crops.append(self.reader.read(utterance, int(random.integers(0, room + 1))))
-        return self.reader.collate(crops)
+            drawn.append((utterance, int(random.integers(0, room + 1))))
+        rows = self.share.rows(micro_batch, len(drawn))
+        return self.reader.collate([self.reader.read(*drawn[row]) for row in rows])
 
 
 class ValidationCrops(Dataset[WaveformBatch]):
-    """All utterances as crops side by side, in a fixed shuffled order; a remainder shorter than half a window is left out."""
+    """All utterances as crops side by side, in a fixed shuffled order; a remainder shorter than half a window is left out.
 
-    def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int) -> None:
-        self.reader, self.batch_size = reader, batch_size
+    All processes have equally many batches; where the last rows do not suffice for all, some get crops that count for nothing.
+    """
+
+    def __init__(
+        self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int, share: Share = ALONE
+    ) -> None:
+        self.reader, self.batch_size, self.share = reader, batch_size, share
         crops = []
         for utterance in utterances:
             window = reader.file_samples(utterance)
@@ -101,13 +126,16 @@ class ValidationCrops(Dataset[WaveformBatch]):
         self.crops = [crops[position] for position in order]
 
     def __len__(self) -> int:
-        return math.ceil(len(self.crops) / self.batch_size)
+        return math.ceil(len(self.crops) / self.batch_size) * self.share.micro_batches
 
     def __getitem__(self, number: int) -> WaveformBatch:
         if number >= len(self):
             raise IndexError(number)
-        chosen = self.crops[number * self.batch_size : (number + 1) * self.batch_size]
-        return self.reader.collate([self.reader.read(utterance, offset) for utterance, offset in chosen])
+        step, micro_batch = self.share.divide(number)
+        chosen = self.crops[step * self.batch_size : (step + 1) * self.batch_size]
+        rows = self.share.rows(micro_batch, len(chosen))
+        batch = self.reader.collate([self.reader.read(*chosen[row]) for row in rows or [0]])
+        return batch if rows else replace(batch, counts=False)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import TokenStore, TokenStoreWriter, create_store, seal
 from audiolm.tokens.windows import Windows
 from datamodules import LibriLightDataModule
-from datamodules.sampling import BatchNumbers, in_length_buckets
+from datamodules.sampling import BatchNumbers, EveryNth, in_length_buckets
+from datamodules.sharing import Share, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 
@@ -27,11 +28,40 @@ def manifest(tone_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Man
     return read_manifest(root / "manifest.jsonl")
 
 
-def test_ranks_share_the_batches_without_gap_or_overlap_from_anywhere() -> None:
-    for first in (0, 3):
-        ranks = [list(BatchNumbers(first=first, total=10, rank=rank, ranks=4)) for rank in range(4)]
-        assert sorted(number for numbers in ranks for number in numbers) == list(range(4 * first, 40))
-        assert ranks[1][0] == 4 * first + 1
+@pytest.mark.parametrize("rows", [1, 7, 24])
+def test_ranks_and_micro_batches_share_the_rows_of_a_batch_without_gap_or_overlap(rows: int) -> None:
+    shares = [Share(rank=rank, ranks=4, micro_batches=3) for rank in range(4)]
+    taken = [share.rows(piece, rows) for share in shares for piece in range(3)]
+    assert sorted(row for piece in taken for row in piece) == list(range(rows))
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+def test_a_process_reads_its_pieces_of_every_step_from_anywhere() -> None:
+    share = Share(micro_batches=3)
+    assert [share.divide(number) for number in BatchNumbers(first=6, total=12)] == [
+        (2, 0),
+        (2, 1),
+        (2, 2),
+        (3, 0),
+        (3, 1),
+        (3, 2),
+    ]
+    every = [list(EveryNth(rank=rank, ranks=3, total=7)) for rank in range(3)]
+    assert sorted(number for numbers in every for number in numbers) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "at_once", "pieces"), [(1, None, 1), (4, None, 1), (4, 2, 3), (24, 1, 1), (2, 12, 1)]
+)
+def test_accumulation_is_derived_from_the_batch_of_a_step(ranks: int, at_once: int | None, pieces: int) -> None:
+    assert micro_batches(batch_size=24, micro_batch_size=at_once, ranks=ranks) == pieces
+
+
+def test_a_batch_that_cannot_be_shared_names_numbers_that_can() -> None:
+    with pytest.raises(ValueError, match=r"7 processes cannot share evenly.*1, 2, 3, 4, 6, 8, 12, 24"):
+        micro_batches(batch_size=24, micro_batch_size=None, ranks=7)
+    with pytest.raises(ValueError, match=r"micro_batch_size is 5.*the 12 windows.*1, 2, 3, 4, 6, 12"):
+        micro_batches(batch_size=24, micro_batch_size=5, ranks=2)
 
 
 def test_length_buckets_keep_every_item_and_put_like_with_like() -> None:
@@ -158,6 +188,55 @@ def test_validation_windows_hold_every_token_once(chain: Path) -> None:
     dataset = ValidationWindows(Windows(store, split="validation", seconds=0.8), layout, batch_size=3)
     counted = sum(int(dataset[number].counted.sum()) for number in range(len(dataset)))
     assert counted == int(store.index["frames"][store.rows("validation")].sum()) * layout.phases
+
+
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+def test_shares_of_token_batches_are_the_whole_batch_and_know_its_targets(
+    read_speech: TokenStore, stage: Stage
+) -> None:
+    layout = StageLayout(read_speech.spec, stage)
+    windows = {split: Windows(read_speech, split=split, seconds=3) for split in ("train", "validation")}
+
+    def rows(batch: TokenBatch) -> list[bytes]:
+        kept = (batch.inputs[row, : batch.lengths[row]] for row in range(len(batch.inputs)) if batch.counted[row].any())
+        return [tokens.numpy().tobytes() for tokens in kept]
+
+    shares = [Share(rank=rank, ranks=3, micro_batches=2) for rank in range(3)]
+    training = [TrainingWindows(windows["train"], layout, batch_size=6, seed=0, share=share) for share in shares]
+    whole = TrainingWindows(windows["train"], layout, batch_size=6, seed=0)
+    held_out = [ValidationWindows(windows["validation"], layout, batch_size=5, share=share) for share in shares]
+    every = ValidationWindows(windows["validation"], layout, batch_size=5)
+    steps = ((training, whole, 40), (held_out, every, every.batches - 1))
+    for parts, one, step in steps:
+        pieces = [part[2 * step + piece] for part in parts for piece in range(2)]
+        assert sorted(row for piece in pieces for row in rows(piece)) == sorted(rows(one[step]))
+        assert {int(piece.step_targets) for piece in pieces} == {int(one[step].counted.sum())}
+    assert {len(part) for part in held_out} == {2 * every.batches}
+
+
+def test_the_size_of_a_sequence_is_known_before_its_codes_are_read(read_speech: TokenStore) -> None:
+    for stage in ("semantic", "coarse", "fine"):
+        layout, windows = StageLayout(read_speech.spec, stage), Windows(read_speech, split="train", seconds=3)
+        for window in windows.all()[:200]:
+            tokens = windows.read(window)
+            sequence = layout.sequence(tokens.units, tokens.codes, true_end=tokens.true_end)
+            size = layout.size(windows.units(window), windows.frames(window), true_end=windows.true_end(window))
+            assert size == (len(sequence.inputs), int((sequence.phases >= 0).sum()))
+
+
+def test_shares_of_crops_are_the_whole_batch(manifest: Manifest) -> None:
+    reader = CropReader(manifest, sample_rate_hz=16000, window_samples=4000)
+    shares = [Share(rank=rank, ranks=2) for rank in range(2)]
+    utterances = manifest.split("train")
+    parts = [TrainingCrops(reader, utterances, batch_size=6, seed=0, share=share)[3].audio for share in shares]
+    whole = TrainingCrops(reader, utterances, batch_size=6, seed=0)[3].audio
+    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole)
+    every = ValidationCrops(reader, manifest.split("validation"), batch_size=64)
+    last = [
+        ValidationCrops(reader, manifest.split("validation")[:1], batch_size=64, share=Share(r, 64)) for r in (0, 63)
+    ]
+    assert every[0].counts
+    assert [(len(part), part[0].counts, part[0].weight) for part in last] == [(1, True, 1), (1, False, 0)]
 
 
 def test_impossible_settings_are_refused() -> None:

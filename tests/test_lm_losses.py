@@ -67,7 +67,9 @@ def test_neither_padding_nor_what_stands_in_it_changes_loss_or_gradients(stage: 
     batch = collate(crops(layout))
     padding = torch.arange(batch.inputs.size(1)) >= batch.lengths[:, None]
     noise = torch.randint(layout.vocabulary, batch.inputs.shape, generator=torch.Generator().manual_seed(1))
-    other = TokenBatch(torch.where(padding, noise, batch.inputs), batch.targets, batch.phases, batch.lengths)
+    other = TokenBatch(
+        torch.where(padding, noise, batch.inputs), batch.targets, batch.phases, batch.lengths, batch.step_targets
+    )
     assert padding.any()
     one_by_one = gradients([collate([sequence]) for sequence in crops(layout)])
     for variant in (batch, other):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "audiolm"  # the key of our header inside a trainer's checkpoint
 WEIGHTS_PREFIX = "model."  # where a stage module keeps its pure module
 

@@ -15,8 +15,10 @@ from audiolm.errors import OutOfMemoryError, is_out_of_memory
 from audiolm.files import read_json, set_aside, write_json
 from audiolm.generator.stage_sampling import stage_sampling
 from audiolm.stages.checkpoint_io import AtomicCheckpointIO
+from audiolm.stages.global_batch import share_batches
 from audiolm.stages.progress import StageProgress
 from audiolm.stages.record import StageRecord
+from audiolm.stages.strategy import strategy_of
 
 EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
     ".*does not have many workers.*",
@@ -33,7 +35,15 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
 )
 
 # Options that say where or how fast, but not what: a run goes on when they are switched.
-HOW_NOT_WHAT = ("root", "workers", "split", "attention", "activation_checkpointing", "compile")
+HOW_NOT_WHAT = (
+    "root",
+    "workers",
+    "split",
+    "micro_batch_size",
+    "attention",
+    "activation_checkpointing",
+    "compile",
+)
 
 
 class StageCLI(LightningCLI):
@@ -46,6 +56,9 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--root` and the two checkpoint groups: `checkpoint` keeps the best, `resume` the last."""
         parser.add_argument("--root", type=str, default="checkpoints", help="folder of the chain")
+        parser.add_argument(
+            "--tensor_parallel_size", type=int, default=1, help="with strategy fsdp: processes that share each layer"
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "resume")
         parser.link_arguments("root", "model.init_args.root")
@@ -59,6 +72,12 @@ class StageCLI(LightningCLI):
             group.dirpath = group.dirpath or str(folder)
         if config.trainer.precision is None:
             config.trainer.precision = machine_precision(config.trainer.accelerator)
+        config.trainer.strategy = strategy_of(
+            config.trainer.strategy,
+            stage=stage_name(config.model),
+            shards=load(config.model.class_path).shards,
+            tensor_parallel_size=config.tensor_parallel_size,
+        )
         config.trainer.default_root_dir = config.trainer.default_root_dir or str(folder)
         if config.trainer.logger is None:
             config.trainer.logger = {
@@ -72,6 +91,12 @@ class StageCLI(LightningCLI):
             self.trainer_defaults = {**self.trainer_defaults, "callbacks": shown}
         if sampling := (config.model.get("init_args") or {}).get("sampling"):
             stage_sampling(sampling.as_dict())  # what is built key by key does not name the stage of a wrong number
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; then share each step's batch among the processes."""
+        super().instantiate_classes()
+        if self.subcommand in ("fit", "validate", "test"):
+            share_batches(self.trainer, self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer, with checkpoints that are written whole or not at all."""
@@ -137,10 +162,11 @@ def out_of_memory_words(config: Any, error: BaseException) -> str:
         words += "Set model.init_args.activation_checkpointing: true: less memory, more time, and the run goes on. Or l"
     else:
         words += "L"
-    sizes = " or ".join(f"data.init_args.{name} ({data[name]} now)" for name in ("batch_size", "window_seconds"))
+    at_once = data.get("micro_batch_size") or f"the whole share of {data['batch_size']}"
     return words + (
-        f"ower {sizes}, which starts the stage afresh; a smaller batch is made up for by more "
-        f"trainer.accumulate_grad_batches ({config.trainer.accumulate_grad_batches} now)."
+        f"ower data.init_args.micro_batch_size ({at_once} now), the windows that a process has in memory at once: the step stays "
+        f"the same, and the run goes on. Shorter windows (data.init_args.window_seconds, {data['window_seconds']} now) start the "
+        "stage afresh."
     )
 
 

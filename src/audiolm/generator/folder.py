@@ -22,7 +22,7 @@ from audiolm.tokens.layout import Stage, StageLayout
 from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import TokenStore
 
-FORMAT = 1
+FORMAT = 2
 MADE_BY = "`audiolm compose`"
 
 

@@ -29,6 +29,6 @@ def step(x: Tensor, weights: StepWeights, attend: Attend) -> Tensor:
     In as few calls as can be: for small models a call costs as much as what it computes.
     """
     (heads, scale, shift, next_scale, next_shift, qkv, output, wider, narrower), (batch, dim) = weights, x.shape
-    mixed = attend(*(layer_norm(x, (dim,), scale, shift) @ qkv).view(batch, 3, heads, 1, dim // heads).unbind(1))
+    mixed = attend(*(layer_norm(x, (dim,), scale, shift) @ qkv).view(batch, heads, 3, 1, dim // heads).unbind(2))
     x = torch.addmm(x, mixed.view(batch, dim), output)
     return torch.addmm(x, F.gelu(layer_norm(x, (dim,), next_scale, next_shift) @ wider), narrower)

@@ -63,7 +63,9 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(config.dim)
-        self.query_key_value = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.query_key_value = nn.Linear(
+            config.dim, 3 * config.dim, bias=False
+        )  # (heads, 3, head_dim): by heads it splits
         self.attention_output = nn.Linear(config.dim, config.dim, bias=False)
         self.feed_forward_norm = nn.LayerNorm(config.dim)
         self.feed_forward_input = nn.Linear(config.dim, config.feed_forward, bias=False)
@@ -73,9 +75,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(batch, tokens, dim) -> the same; `attend` mixes the tokens: training, prefill and step differ only there."""
         batch, tokens, dim = x.shape
-        qkv = self.query_key_value(self.attention_norm(x)).view(batch, tokens, 3, self.heads, dim // self.heads)
-        mixed = attend(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
-        x = x + self.dropout(self.attention_output(mixed.transpose(1, 2).reshape(batch, tokens, dim)))
+        qkv = self.query_key_value(self.attention_norm(x)).view(batch, tokens, -1, 3, dim // self.heads)  # of its heads
+        mixed = attend(*qkv.permute(3, 0, 2, 1, 4).unbind(0))
+        x = x + self.dropout(self.attention_output(mixed.transpose(1, 2).flatten(2)))
         hidden = F.gelu(self.feed_forward_input(self.feed_forward_norm(x)))
         return x + self.dropout(self.feed_forward_output(hidden))
 
@@ -128,6 +130,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, vocabulary, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        self.own_heads: Callable[[Tensor], Tensor] = lambda bias: bias  # tensor parallelism: this process's heads of it
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 branches = 2 * config.layers if name.endswith("output.weight") else 1
@@ -158,7 +161,7 @@ class Transformer(nn.Module):
         return self._turning(torch.arange(tokens, device=self.head.weight.device)[None])(attend)
 
     def _bias(self, tokens: int) -> Tensor | None:
-        return None if self.position_bias is None else self.position_bias(tokens)
+        return None if self.position_bias is None else self.own_heads(self.position_bias(tokens))
 
     def _turning(self, positions: Tensor) -> Callable[[Attend], Attend]:
         """What turns queries and keys at positions (batch or 1, tokens) before they attend, if positions are rotary."""

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from audiolm import checkpoint
-from audiolm.processes import Processes
+from audiolm.stages.global_batch import recount_batches
+from datamodules.sharing import data_parallel
 
 
 class StageModule(L.LightningModule, abc.ABC):
@@ -25,11 +27,13 @@ class StageModule(L.LightningModule, abc.ABC):
 
     stage: ClassVar[str]
     draws_alike: ClassVar[bool] = False  # whether torch's generator stands alike on all processes at every step
+    shards: ClassVar[bool] = False  # whether FSDP can divide it among processes
     model: nn.Module
 
     def __init__(self, *, root: str = "checkpoints") -> None:
         super().__init__()
         self.root = Path(root)
+        self._divided = False
 
     @property
     def name(self) -> str:
@@ -46,6 +50,16 @@ class StageModule(L.LightningModule, abc.ABC):
         """Whether what a prediction writes is complete."""
         return (self.folder / "sealed.json").exists()
 
+    def configure_model(self) -> None:
+        """Under FSDP, divide the weights among processes, once."""
+        if self.device_mesh is not None and not self._divided:
+            self._divided = True
+            self.divide(self.device_mesh)
+
+    def divide(self, mesh: DeviceMesh) -> None:
+        """Divide the weights over a mesh of (data_parallel, tensor_parallel) processes; see `audiolm.stages.sharded.shard`."""
+        raise ValueError(f"The {self.name} stage cannot be divided among processes: --trainer.strategy ddp")
+
     @abc.abstractmethod
     def config_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts that rebuild `self.model`."""
@@ -59,7 +73,7 @@ class StageModule(L.LightningModule, abc.ABC):
         checkpoint_[checkpoint.HEADER] = checkpoint.header(self.name, self.config_dict(), self.sources())
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Refuse to continue from a checkpoint of another stage, configuration or source.
+        """Refuse to continue from a checkpoint of another stage, configuration or source; count batches as this run does.
 
         Raises:
             ValueError: naming what differs.
@@ -73,11 +87,15 @@ class StageModule(L.LightningModule, abc.ABC):
                 f"This run of the {self.name} stage cannot continue from that checkpoint: {details}. Train afresh "
                 f"(move {self.folder} away), or restore the configuration it was made with."
             )
+        recount_batches(checkpoint_, self.trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
+        """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else.
+
+        Of seed and step alone where it is drawn for the global batch (`draws_alike`).
+        """
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        rank = 0 if self.draws_alike else self.global_rank
+        rank = 0 if self.draws_alike else data_parallel(self.trainer)[0]
         torch.manual_seed(hash((self.run_seed, self.trainer.global_step, accumulated, rank)) % 2**63)
 
     @property
@@ -85,20 +103,13 @@ class StageModule(L.LightningModule, abc.ABC):
         """The run's seed."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
-    @property
-    def pieces_per_step(self) -> int:
-        """Into how many micro-batches this process's share of a step is cut."""
-        return self.trainer.accumulate_grad_batches
-
     def examples(self, batch_idx: int, *, rows: int) -> range:
         """Numbers in the global batch of the rows of this process's `batch_idx`-th batch: the pieces of a step take turns."""
-        processes = Processes.current()
-        every = self.pieces_per_step * processes.count
-        first = batch_idx % self.pieces_per_step * processes.count + processes.rank
-        return range(first, rows * every, every)
+        (rank, ranks), pieces = data_parallel(self.trainer), self.trainer.accumulate_grad_batches
+        return range(batch_idx % pieces * ranks + rank, rows * pieces * ranks, pieces * ranks)
 
     def examples_of_run(self, batch_idx: int, *, rows: int) -> range:
         """As `examples`, counted from the run's first batch on."""
         here = self.examples(batch_idx, rows=rows)
-        before = batch_idx // self.pieces_per_step * rows * here.step
+        before = batch_idx // self.trainer.accumulate_grad_batches * rows * here.step
         return range(before + here.start, before + here.stop, here.step)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -37,6 +38,8 @@ from audiolm.semantic.objectives import (
 from audiolm.semantic.reservoir import FeatureReservoir, capacity_of_each
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
+from audiolm.stages.gradients import clip_by_norm
+from audiolm.stages.sharded import shard
 
 STATISTICS_BATCHES = 100  # of training crops that the spectra's mean and deviation are taken from
 UNIT_FRAMES = 1_000_000  # that HuBERT's first units are fitted on at most
@@ -62,6 +65,7 @@ class EncoderStage(StageModule):
     """
 
     stage = "encoder"
+    shards = True
     model: ConformerEncoder
     usage: Tensor
     skipped_steps: Tensor
@@ -132,6 +136,17 @@ class EncoderStage(StageModule):
         factor = warmup_cosine(warmup_steps=self.warmup_steps, total_steps=steps, floor=0.05)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
+    def divide(self, mesh: DeviceMesh) -> None:
+        """See `StageModule.divide`. Block by block; the objective's own weights are one group.
+
+        Raises:
+            ValueError: for tensor parallelism, which is there for language models only.
+        """
+        if mesh["tensor_parallel"].size() > 1:
+            raise ValueError("tensor_parallel_size is for the language models: the encoder stage needs 1")
+        parts = [*self.model.blocks, self.model.subsampling]
+        shard(self.objective, parts, mesh["data_parallel"], precision=str(self.trainer.precision))
+
     def on_fit_start(self) -> None:
         """Measure mean and deviation of the corpus's spectra, and fit HuBERT's first units, once."""
         if not self.model.spectrogram.measured:
@@ -143,7 +158,7 @@ class EncoderStage(StageModule):
     def _first_recordings(self) -> Iterator[tuple[int, Tensor]]:
         """This process's crops (samples,) of the run's first batches, without the silence behind them, and their numbers."""
         batches = self.trainer.datamodule.training_batches()  # type: ignore[attr-defined]
-        for number, batch in enumerate(islice(batches, STATISTICS_BATCHES * self.pieces_per_step)):
+        for number, batch in enumerate(islice(batches, STATISTICS_BATCHES * self.trainer.accumulate_grad_batches)):
             examples = self.examples_of_run(number, rows=len(batch.audio))
             for example, audio, samples in zip(examples, batch.audio, batch.samples.tolist(), strict=True):
                 yield example, audio[:samples].to(self.device)
@@ -208,8 +223,7 @@ class EncoderStage(StageModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip. Skip a step whose gradient is not finite, count it, and stop past the limit: all ranks see the same one."""
-        parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        norm = clip_by_norm(self.parameters(), self.gradient_clip)
         self.log("train/gradient_norm", norm)
         if norm.isfinite():
             return
@@ -233,8 +247,8 @@ class EncoderStage(StageModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The objective on unchanged audio, behind the same masks at every validation."""
-        processes, examples = Processes.current(), self.examples_of_run(batch_idx, rows=len(batch.audio))
-        draws = Draws(0, examples=examples, device=self.device)
+        processes, number = Processes.current(), batch_idx // self.trainer.accumulate_grad_batches
+        draws = Draws(number, examples=self.examples(batch_idx, rows=len(batch.audio)), device=self.device)
         outcome = self._outcome(batch, draws=draws, augmentation=Augmentation(), processes=processes)
         values = {"loss": outcome.loss, **outcome.parts}  # parts of means over all rows: all processes weigh them alike
         rows = int(processes.sum(torch.tensor(batch.weight, device=self.device)))

@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
@@ -17,9 +19,13 @@ from audiolm.lm.schedule import warmup_cosine
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.stages.base import StageModule
 from audiolm.stages.baselines import measure_baselines
+from audiolm.stages.gradients import clip_by_norm
+from audiolm.stages.sharded import shard
+from audiolm.stages.tensor_parallel import split_layers
 from audiolm.tokens.layout import Stage, StageLayout, TokenBatch
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
+from datamodules.sharing import data_parallel
 
 
 class LanguageModelStage(StageModule):
@@ -51,6 +57,7 @@ class LanguageModelStage(StageModule):
     the field's habit.
     """
 
+    shards = True
     model: Transformer
 
     def __init__(
@@ -87,6 +94,7 @@ class LanguageModelStage(StageModule):
         self.validation_phases = torch.nn.ModuleList(MeanMetric() for _ in range(self.layout.phases))
         self._window_seconds: float | None = None
         self._units_per_second: float | None = None
+        self._step_nats = torch.zeros(())
         self._positions_read = torch.zeros(2, dtype=torch.int64)  # padding, and all
 
     @property
@@ -128,14 +136,15 @@ class LanguageModelStage(StageModule):
     def _ensure_baselines(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         limit = self.trainer.limit_val_batches
-        described = {"tokens": self.store_digest, "window_seconds": data.window_seconds, "validation": str(limit)}
+        measured_on = str(limit // data.micro_batches if isinstance(limit, int) else limit)
+        described = {"tokens": self.store_digest, "window_seconds": data.window_seconds, "validation": measured_on}
         path = self.folder / "baselines.json"
         if path.exists() and read_json(path, made_by=f"The {self.name} stage").get("of") == described:
             return
-        batches = len(validation := data.validation_dataset())
+        batches = (validation := data.validation_dataset()).batches
         if limit is not None:
-            processes = self.trainer.world_size
-            batches = min(batches, limit * processes) if isinstance(limit, int) else round(batches * limit)
+            pieces = data.micro_batches
+            batches = min(batches, limit // pieces) if isinstance(limit, int) else round(batches * limit)
         measured = measure_baselines(
             self.layout,
             Windows(data.store, split="train", seconds=data.window_seconds),
@@ -145,13 +154,23 @@ class LanguageModelStage(StageModule):
         write_json(path, {"of": described, **measured})
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """One step: mean nats over the counted tokens of the batch."""
+        """One batch of a step: mean nats over the counted tokens of the whole step."""
         loss = next_token_loss(self.model, self.layout, batch)
-        mean = loss.nats.sum() / loss.counted.sum()
-        self.log("train/loss", mean, prog_bar=True)
+        # gradients are averaged over processes and accumulated batches: together they are those of the step's mean
+        mean = loss.nats.sum() * (
+            data_parallel(self.trainer)[1] * self.trainer.accumulate_grad_batches / batch.step_targets
+        )
+        self._log_mean_of_step(mean.detach(), batch_idx)
         self.log("train/padding", self._padding_so_far(batch))
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return mean
+
+    def _log_mean_of_step(self, part: Tensor, batch_idx: int) -> None:
+        """Log the mean over all tokens of the step, of which `part` is this process's and this batch's contribution."""
+        pieces = self.trainer.accumulate_grad_batches
+        self._step_nats = part if batch_idx % pieces == 0 else self._step_nats + part
+        if (batch_idx + 1) % pieces == 0:
+            self.log("train/loss", self._step_nats / pieces, prog_bar=True, sync_dist=True)
 
     def _padding_so_far(self, batch: TokenBatch) -> Tensor:
         """Share of padding in all positions that this process has read since it started, without waiting for a GPU."""
@@ -162,7 +181,8 @@ class LanguageModelStage(StageModule):
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Sum nats over all validation tokens, per phase too (a phase is a level in the acoustic stages)."""
         loss = next_token_loss(self.model, self.layout, batch)
-        self.validation_nats.update(loss.nats.sum() / loss.counted.sum(), weight=loss.counted.sum())
+        if loss.counted.sum():
+            self.validation_nats.update(loss.nats.sum() / loss.counted.sum(), weight=loss.counted.sum())
         for metric, nats, counted in zip(self._phase_metrics, loss.nats, loss.counted, strict=True):
             if counted:
                 metric.update(nats / counted, weight=counted)
@@ -207,4 +227,11 @@ class LanguageModelStage(StageModule):
         if self.trainer.precision == "16-mixed" or not gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+            self.log("train/gradient_norm", clip_by_norm(self.parameters(), gradient_clip_val))
+
+    def divide(self, mesh: DeviceMesh) -> None:
+        """See `StageModule.divide`. Block by block; embedding, norm and head stay gathered during a step."""
+        if mesh["tensor_parallel"].size() > 1:
+            split_layers(self.model, mesh["tensor_parallel"])
+        shard(self.model, self.model.blocks, mesh["data_parallel"], precision=str(self.trainer.precision))
+        register_fsdp_forward_method(self.model, "hidden")

@@ -38,6 +38,7 @@ class TokenBatch:
     targets: Tensor  # (batch, tokens) int64
     phases: Tensor  # (batch, tokens) int64; -1 for conditioning and padding
     lengths: Tensor  # (batch,) int64: tokens of each row before padding
+    step_targets: Tensor  # () int64: targets that carry loss in the whole step that this batch is a part of
 
     @property
     def counted(self) -> Tensor:
@@ -58,11 +59,14 @@ class TokenBatch:
         return TokenBatch(*(tensor.pin_memory() for tensor in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.inputs, self.targets, self.phases, self.lengths
+        return self.inputs, self.targets, self.phases, self.lengths, self.step_targets
 
 
-def collate(sequences: Sequence[TokenSequence]) -> TokenBatch:
+def collate(sequences: Sequence[TokenSequence], *, step_targets: int | None = None) -> TokenBatch:
     """Pad sequences on the right to the longest of them.
+
+    Args:
+        step_targets: see `TokenBatch`; by default those of these sequences.
 
     Raises:
         ValueError: if there are none.
@@ -73,11 +77,13 @@ def collate(sequences: Sequence[TokenSequence]) -> TokenBatch:
     def pad(rows: list[Tensor], *, value: int) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
+    phases = pad([sequence.phases for sequence in sequences], value=-1)
     return TokenBatch(
         inputs=pad([sequence.inputs for sequence in sequences], value=0),
         targets=pad([sequence.targets for sequence in sequences], value=0),
-        phases=pad([sequence.phases for sequence in sequences], value=-1),
+        phases=phases,
         lengths=torch.tensor([len(sequence.inputs) for sequence in sequences]),
+        step_targets=(phases >= 0).sum() if step_targets is None else torch.tensor(step_targets),
     )
 
 
@@ -212,6 +218,28 @@ class StageLayout:
         phases = torch.full_like(tokens[1:], -1)
         phases[len(prefix) - 1 :] = torch.arange(len(targets)) % self.phases
         return TokenSequence(inputs=tokens[:-1], targets=tokens[1:], phases=phases)
+
+    def size(self, units: Tensor | None, frames: int, *, true_end: bool) -> tuple[int, int]:
+        """Tokens and targets of the `sequence` of a crop, without its codes.
+
+        Args:
+            units: (semantic frames,) with repeats; a stage that reads none (`reads_units`) ignores them.
+            frames: code frames.
+            true_end: as in `sequence`.
+        """
+        units_left = len(remove_repeats(units)) if units is not None and self.reads_units else 0
+        if self.stage == "semantic":
+            prefix, flat = 1, units_left
+        else:
+            prefix = 1 + (units_left if self.stage == "coarse" else frames * self._first_level)
+            flat = frames * self.phases
+        targets = flat + (true_end and self.end_id is not None)
+        return prefix + targets - 1, targets
+
+    @property
+    def reads_units(self) -> bool:
+        """Whether units are a part of the sequence."""
+        return self.stage != "fine"
 
     def prefix(self, units: Tensor | None, known_codes: Tensor | None = None) -> Tensor:
         """The tokens that generation starts from; `known_targets` counts the targets already among them.

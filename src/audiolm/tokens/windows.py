@@ -80,8 +80,22 @@ class Windows:
     def read(self, window: Window) -> WindowTokens:
         """Read a window's tokens, and nothing else, from the store."""
         first, last = window.first_block, window.first_block + window.blocks
-        entry = self.store.index[window.row]
-        units = self.store.units(window.row, first * self.units_per_block, last * self.units_per_block)
         codes = self.store.codes(window.row, first * self.frames_per_block, last * self.frames_per_block)
-        reaches_end = last * self.frames_per_block >= int(entry["frames"])
-        return WindowTokens(units, codes, bool(entry["true_end"]) and reaches_end)
+        return WindowTokens(self.units(window), codes, self.true_end(window))
+
+    def units(self, window: Window) -> Tensor:
+        """The window's units (T_S,) with repeats, alone."""
+        first, last = window.first_block, window.first_block + window.blocks
+        return self.store.units(window.row, first * self.units_per_block, last * self.units_per_block)
+
+    def frames(self, window: Window) -> int:
+        """Code frames of the window, from the index alone."""
+        first, last = window.first_block, window.first_block + window.blocks
+        whole = int(self.store.index["frames"][window.row])
+        return min(last * self.frames_per_block, whole) - first * self.frames_per_block
+
+    def true_end(self, window: Window) -> bool:
+        """Whether the utterance truly ends where the window does."""
+        entry = self.store.index[window.row]
+        last = window.first_block + window.blocks
+        return bool(entry["true_end"]) and last * self.frames_per_block >= int(entry["frames"])

@@ -1,0 +1,127 @@
+"""Trainer's checkpoints of many processes: each writes its part; any number of processes, with FSDP or without, reads them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from audiolm.files import remove
+from audiolm.sharded_files import VALUES, WEIGHTS, flatten, is_sharded, read_tensors, read_values
+
+OPTIMIZERS = "optimizer_states"
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a trainer's checkpoint, whose tensors are spread over all processes, as the folder `path`. Collective.
+
+    The folder appears under its name when all processes have written their part; until then the old one stays.
+    """
+    first = dist.get_rank() == 0
+    temporary = path.with_name(f".{path.name}.part")
+    if first:
+        remove(temporary)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    values = dict(checkpoint)
+    states = values.pop(OPTIMIZERS, [])
+    flat = flatten({WEIGHTS: values.pop(WEIGHTS)})
+    for number, state in enumerate(states):
+        flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
+    dcp.save(flat, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+    if first:
+        values[OPTIMIZERS] = [state["param_groups"] for state in states]
+        torch.save(values, temporary / VALUES)
+        _replace(path, temporary)
+    dist.barrier()
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    """Rename `temporary` to `path`; what was there is removed after."""
+    outgoing = path.with_name(f".{path.name}.old")
+    remove(outgoing)
+    if path.exists():
+        os.rename(path, outgoing)
+    os.rename(temporary, path)
+    remove(outgoing)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The checkpoint of `write`, whole, as a run without FSDP saves it: optimizer states by number."""
+    checkpoint = read_values(folder)
+    prefix = f"{WEIGHTS}/"
+    checkpoint[WEIGHTS] = {name.removeprefix(prefix): t for name, t in read_tensors(folder, prefix=prefix).items()}
+    groups_of_all = checkpoint.pop(OPTIMIZERS)
+    checkpoint[OPTIMIZERS] = [
+        _numbered(read_tensors(folder, prefix=f"{OPTIMIZERS}/{number}/"), groups, prefix=f"{OPTIMIZERS}/{number}/")
+        for number, groups in enumerate(groups_of_all)
+    ]
+    return checkpoint
+
+
+def _numbered(tensors: dict[str, Tensor], groups: list[dict[str, Any]], *, prefix: str) -> dict[str, Any]:
+    """An optimizer's state with numbers for the names of parameters."""
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, quantity = key.removeprefix(prefix).rpartition("/")
+        state.setdefault(numbers[name], {})[quantity] = tensor
+    return {
+        "state": state,
+        "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in groups],
+    }
+
+
+def read_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    """Read the folder of `write`, or the file of a run without FSDP, into a sharded model and its optimizers. Collective.
+
+    Returns:
+        The checkpoint without weights and optimizer states.
+
+    Raises:
+        ValueError: if weights or states are missing, or of another size.
+    """
+    if not is_sharded(path):
+        return _read_file_into(path, model, optimizers)
+    checkpoint = read_values(path)
+    weights = get_model_state_dict(model)
+    flat = flatten({WEIGHTS: weights})
+    states = [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers]
+    groups = checkpoint.pop(OPTIMIZERS)
+    for number, state in enumerate(states):
+        flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
+    dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(path)))
+    set_model_state_dict(model, weights)
+    for optimizer, state, saved in zip(optimizers, states, groups, strict=True):
+        set_optimizer_state_dict(model, optimizer, {"state": state["state"], "param_groups": saved})
+    return {**checkpoint, WEIGHTS: {}, OPTIMIZERS: []}
+
+
+def _read_file_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    whole = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, checkpoint.pop(WEIGHTS), options=whole)
+    for optimizer, state in zip(optimizers, checkpoint.pop(OPTIMIZERS), strict=True):
+        ours = cast(Any, get_optimizer_state_dict(model, optimizer)["param_groups"])
+        names = [name for group in ours for name in group["params"]]
+        named: Any = {
+            "state": {names[number]: values for number, values in state["state"].items()},
+            "param_groups": [
+                {**saved, "params": group["params"]} for saved, group in zip(state["param_groups"], ours, strict=True)
+            ],
+        }
+        set_optimizer_state_dict(model, optimizer, named, options=whole)
+    return {**checkpoint, WEIGHTS: {}, OPTIMIZERS: []}
