@@ -281,10 +281,12 @@ class AdversarialStage(StageModule):
             losses["discriminator"] = hinge_discriminator_loss(_scores(real), _scores(fake))
         losses["loss"] = mel_distance(estimate, audio, sample_rate_hz=self.rate_hz).mean()
         losses["si_sdr_db"] = si_sdr(estimate, audio).mean()
-        self.log("validation/loss", losses.pop("loss"), prog_bar=True, sync_dist=True, batch_size=batch.weight)
-        self.log_dict(
-            {f"validation/{name}": value for name, value in losses.items()}, sync_dist=True, batch_size=batch.weight
-        )
+        values = {f"validation/{name}": value for name, value in losses.items()}
+        weight = (
+            batch.weight * Processes.current().count
+        )  # Lightning divides their sum by the processes, in whole numbers
+        self.log("validation/loss", values.pop("validation/loss"), prog_bar=True, sync_dist=True, batch_size=weight)
+        self.log_dict(values, sync_dist=True, batch_size=weight)
 
 
 def _scores(judgements: list[Judgement]) -> list[Tensor]:
