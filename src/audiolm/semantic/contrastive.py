@@ -6,6 +6,8 @@ from torch import Tensor
 
 from audiolm.processes import ALONE, Draws, Processes
 
+ROUNDING = 1e-4  # of scores: how far those of the same code may lie apart
+
 
 def contrastive_loss(
     context: Tensor,
@@ -46,6 +48,6 @@ def contrastive_loss(
     others = order[rows[:, None], drawn]
     wrong = similarity[rows[:, None], own[:, None], others]
     scores = torch.cat([similarity[rows, own, own][:, None], wrong], dim=1) / temperature
-    correct = (scores[:, :1] > scores[:, 1:]).all(1).float().sum()
+    correct = (scores[:, :1] > scores[:, 1:] + ROUNDING).all(1).float().sum()  # the same code is never beaten
     loss = F.cross_entropy(scores, torch.zeros_like(rows), reduction="sum")
     return processes.part_of_mean(loss, len(rows)), processes.part_of_mean(correct, len(rows))
