@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from audiolm.sharded_files import WEIGHTS, is_sharded, read_tensors, read_values
+
 FORMAT = 2
 HEADER = "audiolm"  # the key of our header inside a trainer's checkpoint
 WEIGHTS_PREFIX = "model."  # where a stage module keeps its pure module
@@ -82,13 +84,13 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
     """
     path, stages = Path(path), (stage,) if isinstance(stage, str) else stage
     stage = stages[0]  # the one to train if there is nothing
-    if not path.is_file():
+    if not path.is_file() and not is_sharded(path):
         raise FileNotFoundError(
             f"{path} is not there. The {stage} stage writes it: run `make {stage}`, "
             f"or `lightning fit -c stages/{stage}.yaml`."
         )
     try:
-        content = cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+        content = _content(path)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0][:200]}). It is damaged, or holds more than "
@@ -109,3 +111,11 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
     return StageCheckpoint(
         found["stage"], found["config"], weights, found["sources"], int(content.get("global_step", 0))
     )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A trainer's checkpoint; of many processes' only the pure module's weights."""
+    if not is_sharded(path):
+        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    tensors = read_tensors(path, prefix=f"{WEIGHTS}/{WEIGHTS_PREFIX}")
+    return {**read_values(path), WEIGHTS: {name.removeprefix(f"{WEIGHTS}/"): t for name, t in tensors.items()}}

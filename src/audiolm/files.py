@@ -29,19 +29,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            outgoing = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.rename(path, outgoing)
-            os.rename(temporary, path)
-            remove(outgoing)
-        else:
-            os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise disk_full(path) from error
         raise
     finally:
         remove(temporary)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename `temporary` to `path`, whatever of the two is a file or a folder; what was there before is gone then."""
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    outgoing = path.with_name(f".{path.name}.{os.getpid()}.old")
+    os.rename(path, outgoing)
+    os.rename(temporary, path)
+    remove(outgoing)
 
 
 def disk_full(path: Path | str) -> OSError:

@@ -28,6 +28,8 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
     ".*returned `None`, this fit will run with no optimizer.*",  # the tokenizer stage
     ".*manual optimization and every_n_train_steps.*",  # the codec: the state after the step is what is wanted
     ".*your dataloader is not resumable.*",  # the data module is: its batches are numbered
+    ".*when logging on epoch level in distributed setting.*",  # torchmetrics have added up all processes already
+    ".*`srun` command is available on your system but is not used.*",  # a run on a login node, or on one machine
     ".*predict returned None.*",  # the tokens go to the store
     ".*across ranks is zero.*",  # a finished prediction started again
     ".*module\\(s\\) in eval mode at the start of training.*",  # the tokenizer that HuBERT's units come from

@@ -1,6 +1,5 @@
 """Trainer's checkpoints of many processes: each writes its part; any number of processes, with FSDP or without, reads them."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from audiolm.files import remove
+from audiolm.files import put_in_place, remove
 from audiolm.sharded_files import VALUES, WEIGHTS, flatten, is_sharded, read_tensors, read_values
 
 OPTIMIZERS = "optimizer_states"
@@ -45,18 +44,8 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     if first:
         values[OPTIMIZERS] = [state["param_groups"] for state in states]
         torch.save(values, temporary / VALUES)
-        _replace(path, temporary)
+        put_in_place(temporary, path)
     dist.barrier()
-
-
-def _replace(path: Path, temporary: Path) -> None:
-    """Rename `temporary` to `path`; what was there is removed after."""
-    outgoing = path.with_name(f".{path.name}.old")
-    remove(outgoing)
-    if path.exists():
-        os.rename(path, outgoing)
-    os.rename(temporary, path)
-    remove(outgoing)
 
 
 def read(folder: Path) -> dict[str, Any]:
