@@ -202,10 +202,11 @@ def test_resuming_equals_not_stopping_while_collecting_and_after(steps_before: i
 def _train_two_ranks(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.manual_seed(rank)
     quantizer = ResidualQuantizer(levels=2, codebook_size=8, dim=4, decay=0.8, dead_fraction=0.3, pool_frames=64)
-    for _ in range(12):  # initialises at the second step; dead entries appear
-        quantizer(torch.randn(2, 4, 10))
+    for step in range(12):  # initialises at the second step; dead entries appear
+        latents = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(2 * step + rank))
+        torch.manual_seed(step)  # as a stage does
+        quantizer(latents)
     torch.save(quantizer.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

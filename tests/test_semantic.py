@@ -117,8 +117,8 @@ def test_a_reservoir_keeps_every_frame_with_equal_probability() -> None:
     kept = np.zeros(60)
     for seed in range(400):
         reservoir = FeatureReservoir(15, seed=seed)
-        for block in torch.arange(60.0)[:, None].split(7):
-            reservoir.add(block)
+        for example, block in enumerate(torch.arange(60.0)[:, None].split(7)):
+            reservoir.add(block, example=example)
         kept[reservoir.sample()[:, 0].long().numpy()] += 1
     assert kept.sum() == 400 * 15
     assert abs(kept - 100).max() < 40  # 100 expected, deviation 8.7: 40 is more than four of them
@@ -126,8 +126,8 @@ def test_a_reservoir_keeps_every_frame_with_equal_probability() -> None:
 
 def test_a_reservoir_larger_than_the_stream_keeps_it_all() -> None:
     reservoir, frames = FeatureReservoir(100), torch.randn(37, 3)
-    for block in frames.split(10):
-        reservoir.add(block)
+    for example, block in enumerate(frames.split(10)):
+        reservoir.add(block, example=example)
     assert torch.equal(reservoir.sample(), frames)
 
 

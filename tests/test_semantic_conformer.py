@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audiolm.processes import Draws
 from audiolm.semantic.augmentation import Augmentation, augmented, mixed, warped
 from audiolm.semantic.conformer import ConformerConfig, ConformerEncoder
 from audiolm.semantic.contrastive import contrastive_loss
@@ -32,11 +33,15 @@ TINY = ConformerConfig(
 )
 
 
-def hearing(spectra: torch.Tensor, inside: torch.Tensor | None = None) -> Hearing:
+def hearing(spectra: torch.Tensor, inside: torch.Tensor | None = None, *, seed: int = 0) -> Hearing:
     inside = torch.ones(len(spectra), spectra.shape[1] // 4, dtype=torch.bool) if inside is None else inside
     samples = 640 * inside.sum(1)
     audio = torch.zeros(len(spectra), 640 * inside.shape[1])
-    return Hearing(audio, samples, spectra, spectra, inside)
+    return Hearing(audio, samples, spectra, spectra, inside, draws(len(spectra), seed))
+
+
+def draws(rows: int, seed: int = 0) -> Draws:
+    return Draws(seed, examples=range(rows))
 
 
 def tiny_encoder(seed: int = 0) -> ConformerEncoder:
@@ -116,15 +121,14 @@ def test_masks_hide_some_frames_and_leave_some(batch: int, frames: int, probabil
     torch.manual_seed(seed)
     lengths = torch.randint(1, frames + 1, (batch,))
     inside = torch.arange(frames) < lengths[:, None]
-    masked = span_mask(inside, probability=probability)
+    masked = span_mask(inside, probability=probability, draws=draws(batch, seed))
     assert not (masked & ~inside).any()
     assert masked.any(1).equal(torch.where(lengths > 1, True, masked.any(1)))
     assert ((inside & ~masked).any(1) | (lengths == 1)).all()
 
 
 def test_spans_are_ten_frames_and_as_many_as_the_probability_says() -> None:
-    torch.manual_seed(0)
-    masked = span_mask(torch.ones(200, 500, dtype=torch.bool), probability=0.065)
+    masked = span_mask(torch.ones(200, 500, dtype=torch.bool), probability=0.065, draws=draws(200))
     expected = 1 - (1 - 0.065) ** 10  # a frame is free if none of the ten starts that reach it was drawn
     assert abs(float(masked[:, 20:].float().mean()) - expected) < 0.01
     runs = "".join("1" if value else "0" for value in masked[0].tolist()).split("0")
@@ -137,17 +141,15 @@ def test_the_contrastive_loss_is_that_of_the_slow_loop() -> None:
     masked = torch.rand(3, 12) < 0.6
     masked[2] = False
     masked[2, 4] = True  # a single masked frame: nothing to compare with
-    torch.manual_seed(1)
-    loss, accuracy = contrastive_loss(context, targets, masked, distractors=7, temperature=0.1)
-    torch.manual_seed(1)
+    loss, accuracy = contrastive_loss(context, targets, masked, draws=draws(3), distractors=7, temperature=0.1)
     rows = [(row, frame) for row in range(2) for frame in range(12) if masked[row, frame]]
     counts = masked.sum(1)
-    draws = torch.rand(len(rows), 7)
+    uniform = draws(3).uniform(12, 7)
     losses, right = [], []
-    for (row, frame), draw in zip(rows, draws, strict=True):
+    for row, frame in rows:
         others = [f for f in range(12) if masked[row, f] and f != frame]
         similarity = [torch.cosine_similarity(context[row, frame], targets[row, frame], dim=0) / 0.1]
-        for number in draw:
+        for number in uniform[row, frame]:
             other = others[int(number * (counts[row] - 1))]
             similarity.append(torch.cosine_similarity(context[row, frame], targets[row, other], dim=0) / 0.1)
         scores = torch.stack(similarity)
@@ -160,7 +162,9 @@ def test_the_contrastive_loss_is_that_of_the_slow_loop() -> None:
 def test_a_batch_without_two_masked_frames_counts_nothing() -> None:
     one = torch.zeros(1, 3, dtype=torch.bool)
     one[0, 1] = True
-    loss, accuracy = contrastive_loss(torch.randn(1, 3, 4, requires_grad=True), torch.randn(1, 3, 4), one)
+    loss, accuracy = contrastive_loss(
+        torch.randn(1, 3, 4, requires_grad=True), torch.randn(1, 3, 4), one, draws=draws(1)
+    )
     loss.backward()
     assert float(loss.detach()) == float(accuracy) == 0.0
 
@@ -169,7 +173,7 @@ def test_the_gumbel_quantizer_is_hard_but_has_a_gradient() -> None:
     torch.manual_seed(0)
     quantizer = GumbelQuantizer(dim=6, codes=5, code_dim=4).train()
     latents = torch.randn(30, 6, requires_grad=True)
-    vectors, ids, shares = quantizer(latents, temperature=2.0)
+    vectors, ids, shares = quantizer(latents, temperature=2.0, noise=torch.rand(30, 5) + 1e-3)
     distances = torch.cdist(vectors, quantizer.codebook)
     assert (distances.min(1).values < 1e-3).all()
     assert ids.equal(quantizer.scores(copy.deepcopy(quantizer.centre)(latents)).argmax(1))
@@ -215,7 +219,6 @@ def test_what_lies_behind_the_mask_has_no_influence() -> None:
     outputs = []
     for change in (0.0, 100.0):
         changed = heard + change * masked.repeat_interleave(4, 1)[..., None]
-        torch.manual_seed(0)
         outputs.append(hear_masked(encoder, hearing(changed), masked, noise=0.1))
     assert torch.equal(*outputs)
 
@@ -234,8 +237,7 @@ def test_the_objective_is_learned(kind: str) -> None:
     heard = pattern.repeat(2, 1)[None].repeat(4, 1, 1) + 0.1 * torch.randn(4, 160, 80, generator=random)
     losses = []
     for step in range(200 if kind == "w2v-bert" else 60):
-        torch.manual_seed(step)
-        outcome = objective(encoder, hearing(heard), step=step)
+        outcome = objective(encoder, hearing(heard, seed=step), step=step)
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
@@ -253,24 +255,23 @@ def test_rows_behind_a_recordings_end_do_not_change_the_loss() -> None:
     losses = []
     for filler in (0.0, 5.0):
         filled = torch.where(inside.repeat_interleave(4, 1)[..., None], heard, torch.tensor(filler))
-        torch.manual_seed(0)
         losses.append(float(objective(encoder, hearing(filled, inside), step=0).loss))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_no_augmentation_changes_nothing_and_a_warp_moves_a_peak() -> None:
     raw = torch.randn(3, 8, 80)
-    assert torch.equal(augmented(raw, Augmentation()), raw)
+    assert torch.equal(augmented(raw, Augmentation(), draws=draws(3)), raw)
     assert torch.allclose(warped(raw, torch.ones(3)), raw, atol=1e-6)
     peak = torch.zeros(1, 2, 80)
     peak[..., 40] = 1.0
     assert int(warped(peak, torch.tensor([0.8]))[0, 0].argmax()) == 50
-    assert not torch.equal(augmented(raw, Augmentation(warp=0.1, tilt=0.5, noise=1.0)), raw)
+    assert not torch.equal(augmented(raw, Augmentation(warp=0.1, tilt=0.5, noise=1.0), draws=draws(3)), raw)
 
 
 def test_mixed_in_sound_lies_so_many_decibels_below() -> None:
     raw = torch.full((2, 4, 80), -2.0)
     raw[1] = -8.0
-    louder = mixed(raw, share=1.0, noise_db=(10.0, 10.0))
+    louder = mixed(raw, share=1.0, noise_db=(10.0, 10.0), draws=draws(2))
     gained = (louder - raw).exp() - 1  # energy added, in proportion
     assert torch.allclose(gained, torch.full_like(gained, 0.1), atol=1e-4)

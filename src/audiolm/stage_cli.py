@@ -106,7 +106,7 @@ class StageCLI(LightningCLI):
         """Build model, data and trainer; then share each step's batch among the processes."""
         super().instantiate_classes()
         if self.subcommand in ("fit", "validate", "test"):
-            share_batches(self.trainer, self.datamodule)
+            share_batches(self.trainer, self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer, with checkpoints that are written whole or not at all."""

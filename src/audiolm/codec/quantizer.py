@@ -3,7 +3,8 @@
 Our own rather than `vector-quantize-pytorch`, because three things matter here that it does not do: the number of
 active levels is drawn per example (there: per batch), k-means starts from a pool of many batches and distinct frames
 (there: one batch, with duplicates), and an entry is dead relative to the mean use of its level (there: an absolute
-number). All statistics are float32 whatever the precision of training, and equal on all ranks of `torch.distributed`.
+number). All statistics are float32 whatever the precision of training, and of the global batch: several processes of
+`torch.distributed` learn what one would learn from all their rows (see `audiolm.processes`), and hold the same.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
+
+from audiolm.processes import Processes
 
 LLOYD_ITERATIONS = 10
 DISTANCES = 2**26  # at most so many distances at a time: 256 MiB
@@ -34,7 +37,8 @@ class ResidualQuantizer(nn.Module):
     unquantised**, then initialises all codebooks by k-means, level by level on what the earlier levels left, and
     quantizes from the next step on. All that resuming needs is in buffers, the pool included; the pool's buffer is
     emptied once used. Random draws come from torch's global generator of the CPU, which a stage seeds anew at every
-    step.
+    step. They are made for the global batch: **in training it must stand alike on all processes**, which must all have
+    equally many rows.
 
     Source: SoundStream, section III-C. Ours: the pool, the relative threshold, the commitment loss (not in the paper;
     without it nothing keeps latents near codebooks that only follow at rate 1 - decay).
@@ -88,25 +92,33 @@ class ResidualQuantizer(nn.Module):
                 them
                 in evaluation mode; in training mode drawn uniformly for a share `dropout` of the examples.
         """
-        levels = len(self.codebooks)
-        if active_levels is None:
-            active_levels = torch.full((len(latents),), levels)
-            if self.training:
-                drawn = torch.randint(1, levels + 1, active_levels.shape)
-                dropped = torch.rand(active_levels.shape) < self.dropout
-                active_levels = torch.where(dropped, drawn, active_levels)
+        processes = Processes.current() if self.training else Processes()
+        every = self._active_levels(len(latents), active_levels, processes)
         with torch.autocast(latents.device.type, enabled=False):
             if not self.ready:
                 if self.training:
-                    self._collect(latents.detach().float())
-                codes = torch.full((len(latents), levels, latents.size(2)), -1, device=latents.device)
+                    self._collect(latents.detach().float(), processes)
+                codes = torch.full((len(latents), len(self.codebooks), latents.size(2)), -1, device=latents.device)
                 return Quantized(latents, codes, commitment=latents.new_zeros((), dtype=torch.float32))
-            return self._quantize(latents.float(), active_levels)
+            return self._quantize(latents.float(), every, processes)
 
-    def _quantize(self, latents: Tensor, active_levels: Tensor) -> Quantized:
+    def _active_levels(self, rows: int, given: Tensor | None, processes: Processes) -> Tensor:
+        """(rows of the global batch,) active levels."""
+        if given is not None:
+            return processes.gather(given.to(self.codebooks.device)).cpu()
+        levels = len(self.codebooks)
+        active_levels = torch.full((rows * processes.count,), levels)
+        if self.training:
+            drawn = torch.randint(1, levels + 1, active_levels.shape)
+            dropped = torch.rand(active_levels.shape) < self.dropout
+            active_levels = torch.where(dropped, drawn, active_levels)
+        return active_levels
+
+    def _quantize(self, latents: Tensor, every: Tensor, processes: Processes) -> Quantized:
+        """`every`: the active levels of all rows of the global batch."""
         frames = latents.size(2)
         vectors = rearrange(latents, "batch dim frames -> (batch frames) dim")
-        active = active_levels.repeat_interleave(frames).to(vectors.device)
+        active = processes.rows(every).repeat_interleave(frames).to(vectors.device)
         residual, commitment, codes, inputs = vectors, vectors.new_zeros(()), [], []
         for level, codebook in enumerate(self.codebooks):
             used = active > level
@@ -119,9 +131,11 @@ class ResidualQuantizer(nn.Module):
             )  # else the straight-through copy cancels every later level's gradient
             codes.append(index.masked_fill(~used, -1))
         if self.training:
-            self._update(inputs, codes)
+            self._update(inputs, codes, every, processes)
         error = rearrange(residual.detach(), "(batch frames) dim -> batch dim frames", frames=frames)
-        pairs = int(active_levels.sum()) * frames * latents.size(1)
+        pairs = (
+            int(every.sum()) * frames * latents.size(1) / processes.count
+        )  # the mean over processes is the mean over all
         return Quantized(
             latents=latents - error,  # straight through: the value is the sum of entries, the gradient the identity
             codes=rearrange(torch.stack(codes), "levels (batch frames) -> batch levels frames", frames=frames),
@@ -167,15 +181,14 @@ class ResidualQuantizer(nn.Module):
         self.initialised.copy_(other.initialised)
 
     @torch.no_grad()
-    def _update(self, inputs: list[Tensor], codes: list[Tensor]) -> None:
+    def _update(self, inputs: list[Tensor], codes: list[Tensor], every: Tensor, processes: Processes) -> None:
         """One step of the moving averages, then fresh entries for the dead ones. Collective if distributed."""
         counts, sums = torch.zeros_like(self.ema_counts), torch.zeros_like(self.ema_sums)
         for level, (vectors, index) in enumerate(zip(inputs, codes, strict=True)):
             used = index >= 0
             counts[level].index_add_(0, index.clamp(min=0), used.float())
             sums[level].index_add_(0, index.clamp(min=0), vectors * used[:, None])
-        _all_reduce(counts)
-        _all_reduce(sums)
+        counts, sums = processes.sum(counts), processes.sum(sums)
         seen = counts.sum(1) > 0  # dropout may leave a level without a frame
         sound = seen & sums.isfinite().all(2).all(1)  # a step with NaN latents must not enter the codebooks
         rate = (1 - self.decay) * sound
@@ -185,25 +198,27 @@ class ResidualQuantizer(nn.Module):
         alive = self.ema_counts > 0
         means = self.ema_sums / self.ema_counts.clamp(min=1e-20)[..., None]
         self.codebooks.copy_(torch.where(alive[..., None], means, self.codebooks))
-        self._replace_dead(inputs, codes, sound)
+        self._replace_dead(inputs, every, sound, processes)
 
-    def _replace_dead(self, inputs: list[Tensor], codes: list[Tensor], sound: Tensor) -> None:
-        """Move every entry used less than `dead_fraction` of its level's mean onto a random frame of this batch.
+    def _replace_dead(self, inputs: list[Tensor], every: Tensor, sound: Tensor, processes: Processes) -> None:
+        """Move every entry used less than `dead_fraction` of its level's mean onto a random frame of the global batch.
 
         A tenth of the mean leaves alone what is merely rare in speech (natural use is uneven), yet catches an entry
         that lost its cluster after ln(10) / (1 - decay) = 230 steps. A fresh entry starts with the use
         sqrt(dead_fraction) of the mean: half of that time (on the logarithm) to prove itself, while its place still
-        follows quickly.
+        follows quickly. Every process knows which frames are drawn, and fills in those that are its own.
         """
-        size = self.codebooks.size(1)
+        size, frames = self.codebooks.size(1), len(inputs[0]) * processes.count // len(every)
         fresh, offered = torch.zeros_like(self.codebooks), torch.zeros_like(self.ema_counts)
-        for level, (vectors, index) in enumerate(zip(inputs, codes, strict=True)):
-            candidates = vectors[index >= 0]
-            chosen = torch.randperm(len(candidates))[:size].to(vectors.device)
-            fresh[level, : len(chosen)] = candidates[chosen]
+        for level, vectors in enumerate(inputs):
+            candidates = torch.nonzero((every > level).repeat_interleave(frames))[:, 0]
+            chosen = candidates[torch.randperm(len(candidates))[:size]]
+            row, frame = chosen // frames, chosen % frames
+            places = torch.nonzero(row % processes.count == processes.rank)[:, 0]
+            ours = (row // processes.count * frames + frame)[places]
+            fresh[level, places.to(vectors.device)] = vectors[ours.to(vectors.device)]
             offered[level, : len(chosen)] = 1
-        _broadcast(fresh)
-        _broadcast(offered)
+        fresh = processes.sum(fresh)
         mean = self.ema_counts.mean(1, keepdim=True)
         dead = (self.ema_counts < self.dead_fraction * mean) & sound[:, None]
         turn = (dead.cumsum(1) - 1).clamp(min=0)  # the first dead entry takes the first frame, and so on: no duplicates
@@ -217,25 +232,21 @@ class ResidualQuantizer(nn.Module):
         self.ema_sums.copy_(torch.where(dead[..., None], fresh * start[..., None], self.ema_sums))
 
     @torch.no_grad()
-    def _collect(self, latents: Tensor) -> None:
-        """Add a batch to the pool; once the pools of all ranks hold enough, initialise. Collective if distributed."""
-        vectors = rearrange(latents, "batch dim frames -> (batch frames) dim")
-        vectors = vectors[vectors.isfinite().all(1)]
-        share = -(-self.pool_frames // _world_size())
-        self.pool = torch.cat([self.pool, vectors])[:share]
-        full = torch.tensor(float(len(self.pool) == share), device=latents.device)
-        _all_reduce(full)
-        if full < _world_size():
+    def _collect(self, latents: Tensor, processes: Processes) -> None:
+        """Add the global batch to the pool, the same on all processes; once it holds enough, initialise."""
+        vectors = rearrange(processes.gather(latents), "batch dim frames -> (batch frames) dim")
+        frames_per_step = len(vectors)
+        self.pool = torch.cat([self.pool, vectors[vectors.isfinite().all(1)]])[: self.pool_frames]
+        if len(self.pool) < self.pool_frames:
             return
-        pool = _gather(self.pool)
+        pool = self.pool
         for level in range(len(self.codebooks)):
-            centroids, index = kmeans(pool, self.codebooks.size(1))
-            _broadcast(centroids)
+            centroids, _ = kmeans(pool, self.codebooks.size(1))
+            if processes.count > 1:
+                dist.broadcast(centroids, src=0)  # equal but for the rounding of sums on unlike devices
             index = nearest(pool, centroids)
             counts = torch.bincount(index, minlength=len(centroids)).float()
-            counts *= (
-                _world_size() * latents.size(0) * latents.size(2) / len(pool)
-            )  # in frames per step, like the averages
+            counts *= frames_per_step / len(pool)  # in frames per step, like the averages
             self.codebooks[level] = centroids
             self.ema_counts[level] = counts
             self.ema_sums[level] = centroids * counts[:, None]
@@ -246,10 +257,6 @@ class ResidualQuantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if prefix + "pool" in state_dict:  # its size is part of the state
-            if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-                state_dict[prefix + "pool"] = state_dict[prefix + "pool"][
-                    :0
-                ]  # it is the first process's: no copies of it
             self.pool = self.pool.new_empty(state_dict[prefix + "pool"].shape)
         self._ready = False
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -286,25 +293,3 @@ def perplexity(counts: Tensor) -> Tensor:
     """Entries in effective use: exp of the entropy of use along the last axis; 1 where there is no count."""
     shares = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     return torch.exp(-torch.special.xlogy(shares, shares).sum(-1))
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _all_reduce(tensor: Tensor) -> None:
-    if _world_size() > 1:
-        dist.all_reduce(tensor)
-
-
-def _broadcast(tensor: Tensor) -> None:
-    if _world_size() > 1:
-        dist.broadcast(tensor, src=0)
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    if _world_size() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)

@@ -95,7 +95,7 @@ def _training_frames(
     reservoir = FeatureReservoir(max_frames, seed=seed)
     for done, clip in enumerate(clips, start=1):
         audio = clip.read(sample_rate_hz=encoder.sample_rate_hz)
-        reservoir.add(sweep.normalization(states_of(encoder, audio, [sweep.best])[0]))
+        reservoir.add(sweep.normalization(states_of(encoder, audio, [sweep.best])[0]), example=done)
         progress("frames to cluster", done, len(clips))
     return reservoir.sample()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from audiolm.processes import ALONE, Draws, Processes
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -52,34 +54,40 @@ def warped(spectra: Tensor, factors: Tensor) -> Tensor:
     return below + share * (above - below)
 
 
-def random_tilt(batch: int, bins: int, *, deviation: float, like: Tensor) -> Tensor:
+def random_tilt(bins: int, *, deviation: float, draws: Draws) -> Tensor:
     """(batch, 1, bins): a random level and smooth curve per row."""
-    place = (torch.arange(bins, device=like.device) + 0.5) / bins
+    place = (torch.arange(bins, device=draws.device) + 0.5) / bins
     basis = torch.stack([torch.cos(math.pi * number * place) for number in range(CURVES + 1)])
-    weights = torch.randn(batch, CURVES + 1, device=like.device) * deviation / math.sqrt(CURVES + 1)
+    weights = draws.normal(CURVES + 1) * deviation / math.sqrt(CURVES + 1)
     return (weights @ basis)[:, None]
 
 
-def mixed(raw: Tensor, *, share: float, noise_db: tuple[float, float]) -> Tensor:
-    """Add the sound of the next row, some decibels below, to a share of the rows of raw log spectra."""
-    batch = len(raw)
-    if batch < 2:
+def mixed(
+    raw: Tensor, *, share: float, noise_db: tuple[float, float], draws: Draws, processes: Processes = ALONE
+) -> Tensor:
+    """Add the sound of the row before, some decibels below, to a share of the rows of raw log spectra. Collective."""
+    if len(raw) * processes.count < 2:
         return raw
-    below = torch.empty(batch, device=raw.device).uniform_(*noise_db) * math.log(10) / 10
-    chosen = torch.rand(batch, device=raw.device) < share
-    level = raw.logsumexp((1, 2)) - raw.roll(1, 0).logsumexp((1, 2)) - below
-    louder = torch.logaddexp(raw, raw.roll(1, 0) + level[:, None, None])
+    least, most = noise_db
+    below = (least + (most - least) * draws.uniform()) * math.log(10) / 10
+    chosen, other = draws.uniform() < share, processes.previous_rows(raw)
+    level = raw.logsumexp((1, 2)) - other.logsumexp((1, 2)) - below
+    louder = torch.logaddexp(raw, other + level[:, None, None])
     return torch.where(chosen[:, None, None], louder, raw)
 
 
-def augmented(raw: Tensor, augmentation: Augmentation) -> Tensor:
-    """Change raw log spectra (batch, steps, bins) at random, from torch's default generator; natural-log units."""
-    batch, _, bins = raw.shape
+def augmented(raw: Tensor, augmentation: Augmentation, *, draws: Draws, processes: Processes = ALONE) -> Tensor:
+    """Change raw log spectra (batch, steps, bins) at random; natural-log units.
+
+    Args:
+        draws: of the rows, on their device.
+        processes: that share the batch: a row's neighbour may be another process's. Collective.
+    """
     if augmentation.warp:
-        stretch = torch.empty(batch, device=raw.device).uniform_(-augmentation.warp, augmentation.warp)
-        raw = warped(raw, 1 + stretch)
+        raw = warped(raw, 1 + augmentation.warp * (2 * draws.uniform() - 1))
     if augmentation.noise:
-        raw = mixed(raw, share=augmentation.noise, noise_db=augmentation.noise_db)
+        level = {"share": augmentation.noise, "noise_db": augmentation.noise_db}
+        raw = mixed(raw, **level, draws=draws, processes=processes)  # type: ignore[arg-type]
     if augmentation.tilt:
-        raw = raw + random_tilt(batch, bins, deviation=augmentation.tilt, like=raw)
+        raw = raw + random_tilt(raw.shape[2], deviation=augmentation.tilt, draws=draws)
     return raw

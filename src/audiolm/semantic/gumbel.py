@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiolm.processes import ALONE, Processes
+
 
 class Centring(nn.Module):
-    """Takes the mean over frames from (frames, dim): that of the batch in training, its running average afterwards.
+    """Takes the mean over frames from (frames, dim): that of the global batch in training, its running average afterwards.
 
     What all frames have in common would choose the same code for all of them: one code was in use after 100 steps.
     """
@@ -20,10 +22,10 @@ class Centring(nn.Module):
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, processes: Processes = ALONE) -> Tensor:
         if not self.training:
             return x - self.mean
-        mean = x.mean(0)
+        mean = processes.mean_of_rows(x)
         self.mean.lerp_(torch.where(mean.isfinite(), mean, self.mean).detach(), self.momentum)  # a bad step is skipped
         return x - mean
 
@@ -48,18 +50,26 @@ class GumbelQuantizer(nn.Module):
         nn.init.zeros_(self.scores.bias)
         self.codebook = nn.Parameter(torch.rand(codes, code_dim))
 
-    def forward(self, latents: Tensor, *, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, latents: Tensor, *, temperature: float, noise: Tensor | None = None, processes: Processes = ALONE
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize latents (frames, dim).
 
+        Args:
+            temperature: of the Gumbel softmax.
+            noise: (frames, codes) exponential draws of mean 1 that make the choice random; None: none, as in evaluation.
+            processes: that share the batch; each has its own frames. Collective.
+
         Returns:
-            vectors (frames, code_dim); ids (frames,) int64, without the noise; mean probabilities (codes,), for the
-            diversity loss.
+            vectors (frames, code_dim); ids (frames,) int64, without the noise; mean probabilities (codes,) over the frames of
+            all processes, for the diversity loss.
         """
-        scores = self.scores(self.centre(latents.float())).float()
+        scores = self.scores(self.centre(latents.float(), processes=processes)).float()
         ids = scores.argmax(-1)
-        shares = scores.softmax(-1).mean(0)
-        if self.training:
-            choice = F.gumbel_softmax(scores, tau=temperature, hard=True)
+        shares = processes.mean_of_rows(scores.softmax(-1))
+        if noise is not None:
+            soft = ((scores - noise.log()) / temperature).softmax(-1)  # -log of an exponential draw is a Gumbel one
+            choice = F.one_hot(soft.argmax(-1), soft.shape[-1]) + soft - soft.detach()
             return choice @ self.codebook.float(), ids, shares
         return self.codebook[ids].float(), ids, shares
 

@@ -3,15 +3,18 @@
 import torch
 from torch import Tensor
 
+from audiolm.processes import Draws
+
 SPAN_FRAMES = 10  # 400 ms at 25 Hz
 
 
-def span_mask(inside: Tensor, *, probability: float, span: int = SPAN_FRAMES) -> Tensor:
-    """Draw spans to mask, from torch's default generator.
+def span_mask(inside: Tensor, *, probability: float, draws: Draws, span: int = SPAN_FRAMES) -> Tensor:
+    """Draw spans to mask.
 
     Args:
         inside: (batch, frames) bool: frames that are real.
         probability: of a span to begin at a frame; spans overlap.
+        draws: of the rows, on their device.
         span: frames of a span.
 
     Returns:
@@ -21,12 +24,12 @@ def span_mask(inside: Tensor, *, probability: float, span: int = SPAN_FRAMES) ->
     """
     batch, frames = inside.shape
     lengths = inside.sum(1)
-    starts = torch.rand(batch, frames, device=inside.device) < probability
-    one = (torch.rand(batch, device=inside.device) * lengths).long()  # a row without any gets one
+    starts = draws.uniform(frames) < probability
+    one = (draws.uniform() * lengths).long()  # a row without any gets one
     starts[torch.arange(batch, device=inside.device), one] |= ~(starts & inside).any(1)
     counted = starts.long().cumsum(1)
     before = torch.nn.functional.pad(counted, (span, 0))[:, :frames]
     masked = (counted > before) & inside
-    free = (torch.rand(batch, device=inside.device) * lengths).long()  # a row that is masked throughout keeps one
+    free = (draws.uniform() * lengths).long()  # a row that is masked throughout keeps one
     masked[torch.arange(batch, device=inside.device), free] &= ~((masked == inside).all(1) & (lengths > 1))
     return masked

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiolm.processes import ALONE, Draws, Processes
 from audiolm.semantic.conformer import SUBSAMPLING, ConformerEncoder
 from audiolm.semantic.contrastive import contrastive_loss
 from audiolm.semantic.gumbel import GumbelQuantizer, annealed_temperature, diversity_loss
@@ -120,6 +121,8 @@ class Hearing:
         clean: (batch, 4 frames, bins) its normalised spectra: what targets are made of.
         heard: the same, augmented: what the encoder gets to hear.
         inside: (batch, frames) bool: frames that are real.
+        draws: random numbers of its rows, on their device.
+        processes: that share the batch, each with other rows. Losses and measures are parts of means over all of them.
     """
 
     audio: Tensor
@@ -127,6 +130,8 @@ class Hearing:
     clean: Tensor
     heard: Tensor
     inside: Tensor
+    draws: Draws
+    processes: Processes = ALONE
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class Objective(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
-        """Mask, encode and compare; randomness comes from torch's default generator.
+        """Mask, encode and compare. Collective over the processes that share the batch.
 
         Args:
             encoder: the network to train.
@@ -181,28 +186,33 @@ class W2vBertObjective(Objective):
 
     def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
         """See `Objective.forward`. Masked latents are replaced by random vectors."""
-        first, inside = encoder.config.contrastive_layers, hearing.inside
-        masked = span_mask(inside, probability=self.config.mask_probability, span=self.config.mask_frames)
+        first, inside, draws = encoder.config.contrastive_layers, hearing.inside, hearing.draws
+        masked = span_mask(inside, probability=self.config.mask_probability, span=self.config.mask_frames, draws=draws)
         latents = encoder.subsampling(hearing.heard, inside)
         with (
             torch.no_grad()
         ):  # else what is predicted drifts to what is easy to predict: 15 of 128 codes after 400 steps
             clean = latents if hearing.heard is hearing.clean else encoder.subsampling(hearing.clean, inside)
-        blind = torch.where(masked[..., None], torch.randn_like(latents), latents)
+        blind = torch.where(masked[..., None], draws.normal(*latents.shape[1:]).to(latents), latents)
         contrastive, *_ = reversed(encoder.run_blocks(blind, inside, range(first)))
         predicted = encoder.run_blocks(contrastive, inside, range(first, encoder.layers))[-1]
         temperature = annealed_temperature(step, decay=self.config.gumbel_decay)
-        vectors, ids, shares = self.quantizer(clean[inside].detach(), temperature=temperature)
+        noise = draws.exponential(inside.shape[1], self.codes)[inside] if self.training else None
+        vectors, ids, shares = self.quantizer(
+            clean[inside].detach(), temperature=temperature, noise=noise, processes=hearing.processes
+        )
         every = vectors.new_zeros(*inside.shape, vectors.shape[-1]).masked_scatter(inside[..., None], vectors)
         loss, accuracy = contrastive_loss(
             self.context(contrastive),
             every,
             masked,
+            draws=draws,
             distractors=self.config.distractors,
             temperature=self.config.contrastive_temperature,
+            processes=hearing.processes,
         )
         targets = ids[masked[inside]]
-        prediction, right = named(self.head, predicted[masked], targets)
+        prediction, right = named(self.head, predicted[masked], targets, processes=hearing.processes)
         terms = {"contrastive": loss, "diversity": diversity_loss(shares), "prediction": prediction}
         parts = {name: term.detach() for name, term in terms.items()}
         parts |= {"contrastive_accuracy": accuracy, "accuracy": right}
@@ -223,9 +233,13 @@ class BestRqObjective(Objective):
 
     def forward(self, encoder: ConformerEncoder, hearing: Hearing, *, step: int) -> Pretraining:
         """See `Objective.forward`."""
-        masked = span_mask(hearing.inside, probability=self.config.mask_probability, span=self.config.mask_frames)
-        last = hear_masked(encoder, hearing, masked, noise=self.config.noise)
-        loss, accuracy = named(self.head, last[masked], targets := self.quantizer(hearing.clean)[masked])
+        span = {"probability": self.config.mask_probability, "span": self.config.mask_frames}
+        masked = span_mask(hearing.inside, **span, draws=hearing.draws)  # type: ignore[arg-type]
+        last, targets = (
+            hear_masked(encoder, hearing, masked, noise=self.config.noise),
+            self.quantizer(hearing.clean)[masked],
+        )
+        loss, accuracy = named(self.head, last[masked], targets, processes=hearing.processes)
         return Pretraining(loss, {"prediction": loss.detach(), "accuracy": accuracy}, targets)
 
 
@@ -256,10 +270,10 @@ class HubertObjective(Objective):
             features = self.tokenizer.normalize(self.tokenizer.encoder(hearing.audio, hearing.samples))
             units = features.new_zeros(inside.shape, dtype=torch.int64)
             units[inside] = self.tokenizer.quantize(features[inside], levels=1)[0]
-        masked = span_mask(inside, probability=config.mask_probability, span=config.mask_frames)
+        masked = span_mask(inside, probability=config.mask_probability, span=config.mask_frames, draws=hearing.draws)
         last, opened = hear_masked(encoder, hearing, masked, noise=config.noise), inside & ~masked
-        hidden, accuracy = named(self.head, last[masked], units[masked])
-        open_, open_accuracy = named(self.head, last[opened], units[opened]) if opened.any() else (hidden * 0, accuracy)
+        hidden, accuracy = named(self.head, last[masked], units[masked], processes=hearing.processes)
+        open_, open_accuracy = named(self.head, last[opened], units[opened], processes=hearing.processes)
         parts = {"prediction": hidden, "open": open_, "accuracy": accuracy, "open_accuracy": open_accuracy}
         parts = {name: value.detach() for name, value in parts.items()}
         return Pretraining(hidden + config.unmasked * open_, parts, units[masked])
@@ -268,12 +282,13 @@ class HubertObjective(Objective):
 def hear_masked(encoder: ConformerEncoder, hearing: Hearing, masked: Tensor, *, noise: float) -> Tensor:
     """The last block's output (batch, frames, dim) where masked frames' spectra are noise."""
     fine = masked.repeat_interleave(SUBSAMPLING, 1)[..., None]
-    blind = torch.where(fine, noise * torch.randn_like(hearing.heard), hearing.heard)
+    blind = torch.where(fine, noise * hearing.draws.normal(*hearing.heard.shape[1:]), hearing.heard)
     latents = encoder.subsampling(blind, hearing.inside)
     return encoder.run_blocks(latents, hearing.inside, range(encoder.layers))[-1]
 
 
-def named(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and accuracy of targets (frames,) given hidden states (frames, dim)."""
+def named(head: nn.Module, hidden: Tensor, targets: Tensor, *, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and accuracy of targets (frames,) given hidden states (frames, dim): this process's part of the means."""
     scores = head(hidden).float()
-    return F.cross_entropy(scores, targets), (scores.argmax(-1) == targets).float().mean()
+    loss, right = F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(-1) == targets).float().sum()
+    return processes.part_of_mean(loss, len(targets)), processes.part_of_mean(right, len(targets))

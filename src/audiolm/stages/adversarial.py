@@ -28,6 +28,7 @@ from audiolm.codec.losses import (
 from audiolm.errors import TrainingFailedError
 from audiolm.evaluation.reconstruction import mel_distance, si_sdr
 from audiolm.lm.schedule import warmup_cosine
+from audiolm.processes import Processes
 from audiolm.stages.base import StageModule
 from audiolm.stages.listening import ListeningLog
 from datamodules.waveforms import WaveformBatch
@@ -59,6 +60,8 @@ class CodecLossShares:
 class AdversarialStage(StageModule):
     """Trains `self.live` to reconstruct waveforms (batch, samples); `self.model` is the average of its weights.
 
+    Several processes give the losses and weights that one gives on the same global batch, but for rounding.
+
     `trainer.max_steps` counts generator steps. A step whose loss or gradient is not finite is skipped and counted; a loss that
     explodes, or that stays no better than silence's, stops the run and says what helps.
 
@@ -81,6 +84,7 @@ class AdversarialStage(StageModule):
     Source: SoundStream, section III; balanced as in EnCodec. Optimizer, schedule, clipping and averaging are not stated there.
     """
 
+    draws_alike = True
     model: nn.Module
     live: nn.Module
     skipped_steps: Tensor
@@ -194,11 +198,11 @@ class AdversarialStage(StageModule):
         schedules = cast(list[LambdaLR], self.lr_schedulers())
         for schedule in schedules if adversarial else schedules[:1]:
             schedule.step()
-        losses |= {"commitment": commitment, "gradient_norm": norm}
+        losses = Processes.current().mean_of_each(losses | {"commitment": commitment, "gradient_norm": norm})
         losses["learning_rate"] = torch.tensor(generator.param_groups[0]["lr"])
         self._watch(audio, losses["reconstruction"])
         self.log("train/loss", losses["reconstruction"], prog_bar=True)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
 
     def _losses(
         self, audio: Tensor, estimate: Tensor, real: list[Judgement], fake: list[Judgement]
@@ -226,7 +230,7 @@ class AdversarialStage(StageModule):
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if not finite:
             return None
-        if self.trainer.world_size > 1:  # DDP waits for every parameter in each of the two backward passes
+        if Processes.current().count > 1:  # DDP waits for every parameter in each of the two backward passes
             trained = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
             loss = loss + 0.0 * torch.stack(trained).sum()
         optimizer.zero_grad()
@@ -245,15 +249,13 @@ class AdversarialStage(StageModule):
             )
 
     def _watch(self, audio: Tensor, reconstruction: Tensor) -> None:
-        """Stop a run whose loss explodes or that learns nothing; all ranks see the same numbers."""
+        """Stop a run whose loss, of all processes, explodes or that learns nothing."""
         if self.trainer.global_step % HEALTH_STEPS:
             return
         with torch.no_grad():
-            seen = torch.stack([reconstruction.detach(), self._mel_loss(torch.zeros_like(audio), audio)])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(seen)
-            seen = seen / dist.get_world_size()
-        trouble = self.health.observe_loss(*seen.tolist())
+            silence = self._mel_loss(torch.zeros_like(audio), audio)
+        silence = Processes.current().mean_of_each({"silence": silence})["silence"]
+        trouble = self.health.observe_loss(float(reconstruction), float(silence))
         if trouble:
             raise TrainingFailedError(trouble if self.health.hears_silence else f"{trouble} {self._remedy()}")
 
@@ -279,10 +281,12 @@ class AdversarialStage(StageModule):
             losses["discriminator"] = hinge_discriminator_loss(_scores(real), _scores(fake))
         losses["loss"] = mel_distance(estimate, audio, sample_rate_hz=self.rate_hz).mean()
         losses["si_sdr_db"] = si_sdr(estimate, audio).mean()
-        self.log("validation/loss", losses.pop("loss"), prog_bar=True, sync_dist=True, batch_size=batch.weight)
-        self.log_dict(
-            {f"validation/{name}": value for name, value in losses.items()}, sync_dist=True, batch_size=batch.weight
-        )
+        values = {f"validation/{name}": value for name, value in losses.items()}
+        weight = (
+            batch.weight * Processes.current().count
+        )  # Lightning divides their sum by the processes, in whole numbers
+        self.log("validation/loss", values.pop("validation/loss"), prog_bar=True, sync_dist=True, batch_size=weight)
+        self.log_dict(values, sync_dist=True, batch_size=weight)
 
 
 def _scores(judgements: list[Judgement]) -> list[Tensor]:

@@ -27,6 +27,7 @@ class StageModule(L.LightningModule, abc.ABC):
     """
 
     stage: ClassVar[str]
+    draws_alike: ClassVar[bool] = False  # whether torch's generator stands alike on all processes at every step
     shards: ClassVar[bool] = False  # whether FSDP can divide it among processes
     model: nn.Module
 
@@ -93,10 +94,29 @@ class StageModule(L.LightningModule, abc.ABC):
             follow_folder(checkpoint_.get("callbacks", {}), str(best.dirpath))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
+        """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else.
+
+        Of seed and step alone where it is drawn for the global batch (`draws_alike`).
+        """
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        seed, rank = int(os.environ.get("PL_GLOBAL_SEED", "0")), data_parallel(self.trainer)[0]
-        torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, rank)) % 2**63)
+        rank = 0 if self.draws_alike else data_parallel(self.trainer)[0]
+        torch.manual_seed(hash((self.run_seed, self.trainer.global_step, accumulated, rank)) % 2**63)
+
+    @property
+    def run_seed(self) -> int:
+        """The run's seed."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def examples(self, batch_idx: int, *, rows: int) -> range:
+        """Numbers in the global batch of the rows of this process's `batch_idx`-th batch: the pieces of a step take turns."""
+        (rank, ranks), pieces = data_parallel(self.trainer), self.trainer.accumulate_grad_batches
+        return range(batch_idx % pieces * ranks + rank, rows * pieces * ranks, pieces * ranks)
+
+    def examples_of_run(self, batch_idx: int, *, rows: int) -> range:
+        """As `examples`, counted from the run's first batch on."""
+        here = self.examples(batch_idx, rows=rows)
+        before = batch_idx // self.trainer.accumulate_grad_batches * rows * here.step
+        return range(before + here.start, before + here.stop, here.step)
 
 
 def follow_folder(callbacks: dict[str, Any], folder: str) -> None:

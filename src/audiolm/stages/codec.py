@@ -13,6 +13,7 @@ from audiolm.codec.losses import MEL_WINDOWS
 from audiolm.codec.quantizer import perplexity
 from audiolm.codec.soundstream import SoundStream
 from audiolm.stages.adversarial import AdversarialStage, CodecLossShares
+from datamodules.waveforms import WaveformBatch
 
 
 class CodecStage(AdversarialStage):
@@ -82,6 +83,13 @@ class CodecStage(AdversarialStage):
         if not self.model.quantizer.ready:
             return torch.zeros_like(audio)
         return self.model.decode(self.model.encode(audio))[:, : audio.size(1)]
+
+    def validation_step(self, batch: WaveformBatch, batch_idx: int) -> None:
+        """See `AdversarialStage.validation_step`."""
+        before = self.usage.clone()
+        super().validation_step(batch, batch_idx)
+        if not batch.counts:
+            self.usage.copy_(before)
 
     def on_validation_epoch_end(self) -> None:
         """Log how many entries of each level are in effective use, and name the levels that have collapsed."""

@@ -11,6 +11,7 @@ from audiolm.codec.codecs import rebuild_codec
 from audiolm.codec.detokenizer import Detokenizer, DetokenizerConfig
 from audiolm.codec.discriminators import DiscriminatorConfig
 from audiolm.codec.losses import MEL_WINDOWS
+from audiolm.processes import Processes
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.adversarial import AdversarialStage, CodecLossShares
 
@@ -120,8 +121,10 @@ class DetokenizerStage(AdversarialStage):
         """See `AdversarialStage.reconstruct`; nothing is quantized here. Half of the training examples lose fine levels."""
         tokens, active = self.tokens(audio), None
         if network.training and tokens.size(1) > 1:
-            drawn = torch.randint(1, tokens.size(1) + 1, (len(tokens),))
-            active = torch.where(torch.rand(len(tokens)) < 0.5, drawn, tokens.size(1))
+            processes = Processes.current()
+            rows = len(tokens) * processes.count  # draws are alike on all processes: see `StageModule.draws_alike`
+            drawn = torch.randint(1, tokens.size(1) + 1, (rows,))
+            active = processes.rows(torch.where(torch.rand(rows) < 0.5, drawn, tokens.size(1)))
         return network(tokens, active_levels=active)[:, : audio.size(1)], audio.new_zeros(())
 
     def listen(self, audio: Tensor) -> Tensor:

@@ -17,10 +17,13 @@ from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.errors import TrainingFailedError
 from audiolm.files import set_aside
 from audiolm.lm.schedule import warmup_cosine
+from audiolm.processes import ALONE, Draws, Processes
 from audiolm.semantic.augmentation import Augmentation, augmented
 from audiolm.semantic.conformer import SUBSAMPLING, ConformerConfig, ConformerEncoder
+from audiolm.semantic.gathering import cpu_group, gather_frames
 from audiolm.semantic.kmeans import fit_kmeans
 from audiolm.semantic.mfcc import MfccEncoder
+from audiolm.semantic.moments import FeatureMoments
 from audiolm.semantic.objectives import (
     BestRqConfig,
     BestRqObjective,
@@ -32,12 +35,14 @@ from audiolm.semantic.objectives import (
     W2vBertConfig,
     W2vBertObjective,
 )
+from audiolm.semantic.reservoir import FeatureReservoir, capacity_of_each
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
 from audiolm.stages.gradients import clip_by_norm
 from audiolm.stages.sharded import shard
 
 STATISTICS_BATCHES = 100  # of training crops that the spectra's mean and deviation are taken from
+UNIT_FRAMES = 1_000_000  # that HuBERT's first units are fitted on at most
 JUDGED_TARGETS = 10  # per code: perplexity of fewer says more about the sample than about the codes
 FEW_CODES = 0.05  # of the codebook in effective use: collapsed
 
@@ -150,62 +155,70 @@ class EncoderStage(StageModule):
         if tokenizer is not None and not tokenizer.centroids.any():
             self._fit_units(tokenizer)
 
-    def _first_recordings(self) -> Iterator[Tensor]:
-        """Crops (samples,) of the first training batches, without the silence behind them."""
+    def _first_recordings(self) -> Iterator[tuple[int, Tensor]]:
+        """This process's crops (samples,) of the run's first batches, without the silence behind them, and their numbers."""
         batches = self.trainer.datamodule.training_batches()  # type: ignore[attr-defined]
-        for batch in islice(batches, STATISTICS_BATCHES):
-            for audio, samples in zip(batch.audio, batch.samples.tolist(), strict=True):
-                yield audio[:samples].to(self.device)
+        for number, batch in enumerate(islice(batches, STATISTICS_BATCHES * self.trainer.accumulate_grad_batches)):
+            examples = self.examples_of_run(number, rows=len(batch.audio))
+            for example, audio, samples in zip(examples, batch.audio, batch.samples.tolist(), strict=True):
+                yield example, audio[:samples].to(self.device)
 
     def _measure_spectra(self) -> None:
         spectrogram = self.model.spectrogram
         sums = torch.zeros(3, spectrogram.bins, dtype=torch.float64)
-        for audio in self._first_recordings():
+        for _, audio in self._first_recordings():
             steps = SUBSAMPLING * self.model.frames(len(audio))
             spectra = spectrogram.raw(audio[None], steps=steps)[0].double().cpu()
             sums += torch.stack([torch.full_like(spectra[0], steps), spectra.sum(0), spectra.square().sum(0)])
-        if dist.is_available() and dist.is_initialized():
-            every = sums.to(self.device)
-            dist.all_reduce(every)
-            sums = every.cpu()
+        sums = Processes.current().sum(sums.to(self.device)).cpu()
         mean, square = sums[1] / sums[0], sums[2] / sums[0]
         spectrogram.set_statistics(mean.float(), (square - mean.square()).clamp(min=0).sqrt().float())
 
     def _fit_units(self, tokenizer: SemanticTokenizer) -> None:
-        """Cluster MFCC of the first process's recordings; the others receive the result."""
-        if self.global_rank == 0:
-            features = torch.cat([tokenizer.encoder(audio[None])[0].cpu() for audio in self._first_recordings()])
-            deviation, mean = torch.std_mean(features, dim=0)
-            tokenizer.mean.copy_(mean)
-            tokenizer.deviation.copy_(deviation.clamp(min=1e-5))
-            normalized = tokenizer.normalize(features.to(self.device)).cpu()
+        """Cluster MFCC of the first recordings of all processes on the first one; the others receive the result."""
+        capacity = capacity_of_each(UNIT_FRAMES, streams=self.trainer.world_size)
+        reservoir, moments = FeatureReservoir(capacity, seed=self.run_seed), FeatureMoments(tokenizer.encoder.dim)
+        for number, audio in self._first_recordings():
+            features = tokenizer.encoder(audio[None])[0].cpu()
+            moments.add(features)
+            reservoir.add(features, example=number)
+        gathered = gather_frames(reservoir, moments, heard=True, frames=UNIT_FRAMES, group=cpu_group())
+        tokenizer.mean.copy_(gathered.moments.mean)
+        tokenizer.deviation.copy_(gathered.moments.deviation.clamp(min=1e-5))
+        if gathered.sample is not None:
+            normalized = tokenizer.normalize(gathered.sample.to(self.device)).cpu()
             tokenizer.centroids[0] = fit_kmeans(normalized, clusters=tokenizer.clusters).centroids.to(self.device)
-            self.print(f"encoder: {tokenizer.clusters} units of MFCC to learn from, fitted on {len(features):,} frames")
+            self.print(
+                f"encoder: {tokenizer.clusters} units of MFCC to learn from, fitted on {len(normalized):,} frames"
+            )
         if dist.is_available() and dist.is_initialized():
-            for values in (tokenizer.mean, tokenizer.deviation, tokenizer.centroids):
-                dist.broadcast(values, src=0)
+            dist.broadcast(tokenizer.centroids, src=0)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step of the objective."""
-        outcome = self._outcome(batch, augmentation=self.augmentation)
-        counts = torch.bincount(outcome.ids, minlength=len(self.usage))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-        self.usage += counts
-        self.log("train/loss", outcome.loss.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in outcome.parts.items()})
+        processes, examples = Processes.current(), self.examples(batch_idx, rows=len(batch.audio))
+        draws = Draws(self.run_seed, self.trainer.global_step, examples=examples, device=self.device)
+        outcome = self._outcome(batch, draws=draws, augmentation=self.augmentation, processes=processes)
+        self.usage += processes.sum(torch.bincount(outcome.ids, minlength=len(self.usage)))
+        values = processes.mean_of_each({"loss": outcome.loss, **outcome.parts})
+        self.log("train/loss", values.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return outcome.loss
 
-    def _outcome(self, batch: Any, *, augmentation: Augmentation) -> Pretraining:
+    def _outcome(
+        self, batch: Any, *, draws: Draws, augmentation: Augmentation, processes: Processes = ALONE
+    ) -> Pretraining:
         audio, frames = batch.audio, -(-batch.samples // self.model.hop_samples)
         longest = self.model.frames(audio.shape[1])
-        inside = torch.arange(longest, device=audio.device) < frames[:, None]
+        inside = (torch.arange(longest, device=audio.device) < frames[:, None]) & batch.counts
         spectrogram = self.model.spectrogram
         raw = spectrogram.raw(audio, steps=SUBSAMPLING * longest)
         clean = spectrogram.normalize(raw)
-        heard = spectrogram.normalize(augmented(raw, augmentation)) if augmentation.changes else clean
-        hearing = Hearing(audio, batch.samples, clean, heard, inside)
+        heard = clean
+        if augmentation.changes:
+            heard = spectrogram.normalize(augmented(raw, augmentation, draws=draws, processes=processes))
+        hearing = Hearing(audio, batch.samples, clean, heard, inside, draws, processes)
         return self.objective(self.model, hearing, step=self.trainer.global_step)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -233,11 +246,13 @@ class EncoderStage(StageModule):
             )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """The objective on unchanged audio, behind the same masks at every validation; training seeds each of its steps."""
-        torch.manual_seed(batch_idx)
-        outcome = self._outcome(batch, augmentation=Augmentation())
-        values = {"loss": outcome.loss, **outcome.parts}
-        self.log_dict({f"validation/{k}": v for k, v in values.items()}, sync_dist=True, batch_size=batch.weight)
+        """The objective on unchanged audio, behind the same masks at every validation."""
+        processes, number = Processes.current(), batch_idx // self.trainer.accumulate_grad_batches
+        draws = Draws(number, examples=self.examples(batch_idx, rows=len(batch.audio)), device=self.device)
+        outcome = self._outcome(batch, draws=draws, augmentation=Augmentation(), processes=processes)
+        values = {"loss": outcome.loss, **outcome.parts}  # parts of means over all rows: all processes weigh them alike
+        rows = int(processes.sum(torch.tensor(batch.weight, device=self.device)))
+        self.log_dict({f"validation/{k}": v for k, v in values.items()}, sync_dist=True, batch_size=rows)
 
     def on_validation_epoch_end(self) -> None:
         """How many of the target codes are in effective use; a collapse is said, with what helps."""

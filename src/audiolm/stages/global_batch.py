@@ -8,14 +8,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from datamodules.sharing import data_parallel
 
 
-def share_batches(trainer: L.Trainer, datamodule: Any) -> None:
+def share_batches(trainer: L.Trainer, module: L.LightningModule, datamodule: Any) -> None:
     """Derive from the batch size how many gradients a process adds up per step, and count everything else in steps.
 
     Numbers of batches in the configuration (`val_check_interval`, `limit_val_batches`, …) mean batches of a step; a process that
     reads them in pieces reads more of them.
 
     Raises:
-        ValueError: if the batch cannot be shared evenly, or `accumulate_grad_batches` is given as well.
+        ValueError: if the batch cannot be shared evenly, `accumulate_grad_batches` is given as well, or the stage takes no
+            pieces.
     """
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
@@ -25,6 +26,12 @@ def share_batches(trainer: L.Trainer, datamodule: Any) -> None:
         )
     datamodule.trainer = trainer
     pieces = datamodule.share_steps()
+    if pieces > 1 and not module.automatic_optimization:
+        raise ValueError(
+            f"{type(module).__name__} does not add up gradients: it takes its whole share of a step at once, but data.init_args."
+            f"micro_batch_size ({datamodule.micro_batch_size}) cuts it into {pieces} pieces. Set it to null; if memory does not "
+            "suffice, use more processes, or a smaller data.init_args.batch_size (which starts the stage afresh)."
+        )
     trainer.accumulate_grad_batches = pieces
     for name in ("val_check_interval", "limit_train_batches", "limit_val_batches"):
         value = getattr(trainer, name)

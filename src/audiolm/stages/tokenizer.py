@@ -27,7 +27,8 @@ class TokenizerStage(StageModule):
     """Fits a `SemanticTokenizer`: collects features of random crops, then normalises and clusters them.
 
     One epoch without gradients: `trainer.max_epochs: 1`. Every process collects its share: mean and deviation are those of
-    all frames, k-means works on a uniform sample of them. The first process clusters and the others receive the result. A
+    all frames, k-means works on a uniform sample of them, the same one however many processes there are. The first process
+    clusters and the others receive the result. A
     validation, if there is one, comes after that, and measures how well the centroids serve speakers not fitted on.
 
     Args:
@@ -95,15 +96,16 @@ class TokenizerStage(StageModule):
         self.model.eval()
         self.fitted, self._heard = False, False
         capacity = capacity_of_each(self.max_frames, streams=self.trainer.world_size)
-        self._reservoir = FeatureReservoir(capacity, seed=self.global_rank)
+        self._reservoir = FeatureReservoir(capacity, seed=self.run_seed)
         self._moments = FeatureMoments(self.model.encoder.dim)
 
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
         """Collect the features of one batch; frames that lie in the silence behind a short utterance are left out."""
         self._heard = self._heard or not all(map(is_silent, batch.audio))
         frames = self._frames(batch)
-        self._moments.add(frames)
-        self._reservoir.add(frames.cpu())
+        self._moments.add(torch.cat(frames))
+        for example, features in zip(self.examples_of_run(batch_idx, rows=len(frames)), frames, strict=True):
+            self._reservoir.add(features.cpu(), example=example)
         return None
 
     def on_validation_epoch_start(self) -> None:
@@ -118,7 +120,9 @@ class TokenizerStage(StageModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count units and add up what each level leaves over."""
-        counts, errors = quantization(self.model, self.model.normalize(self._frames(batch)))
+        if not batch.counts:
+            return
+        counts, errors = quantization(self.model, self.model.normalize(torch.cat(self._frames(batch))))
         self._counts += counts
         self._errors += errors.to(self._errors.device)
 
@@ -142,12 +146,12 @@ class TokenizerStage(StageModule):
         # by hand: ModelCheckpoint does not save where no optimizer has stepped
         self.trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=False)
 
-    def _frames(self, batch: Any) -> Tensor:
-        """The features (frames, dim) of a batch's own audio."""
+    def _frames(self, batch: Any) -> list[Tensor]:
+        """The features (frames, dim) of each of a batch's recordings, of its own audio."""
         with torch.no_grad(), torch.autocast(batch.audio.device.type, enabled=False):  # as units are made later
             features = self.model.encoder(batch.audio, batch.samples).float()
         real = [self.model.encoder.frames(int(samples)) for samples in batch.samples]
-        return torch.cat([row[:frames] for row, frames in zip(features, real, strict=True)])
+        return [row[:frames] for row, frames in zip(features, real, strict=True)]
 
     def _fit(self) -> None:
         if self.fitted:
