@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from audiolm.audio import AudioError, is_silent, read_audio
 from audiolm.manifest import Manifest, Utterance
 from datamodules.sampling import generator
+from datamodules.unreadable import Unreadable, first_readable, require_corpus
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,20 @@ class WaveformBatch:
     Attributes:
         audio: (batch, samples) float32 mono; a crop of an utterance shorter than the window ends in silence.
         samples: (batch,) int64, how many samples of each row are the utterance's own.
+        unreadable: what was drawn and could not be read; other crops stand in its place.
     """
 
     audio: Tensor
     samples: Tensor
+    unreadable: tuple[Unreadable, ...] = ()
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "WaveformBatch":
         """The same batch on another device."""
-        return WaveformBatch(self.audio.to(device, non_blocking=non_blocking), self.samples.to(device))
+        return replace(self, audio=self.audio.to(device, non_blocking=non_blocking), samples=self.samples.to(device))
 
     def pin_memory(self) -> "WaveformBatch":
         """The same batch in page-locked memory."""
-        return WaveformBatch(self.audio.pin_memory(), self.samples.pin_memory())
+        return replace(self, audio=self.audio.pin_memory(), samples=self.samples.pin_memory())
 
 
 class CropReader:
@@ -61,16 +64,19 @@ class CropReader:
         )
         return audio[: self.window_samples]
 
-    def collate(self, crops: Sequence[Tensor]) -> WaveformBatch:
+    def collate(self, crops: Sequence[Tensor], unreadable: Sequence[Unreadable] = ()) -> WaveformBatch:
         """Stack crops; only crops of utterances shorter than the window are completed with silence."""
         audio = torch.zeros(len(crops), self.window_samples)
         for row, crop in zip(audio, crops, strict=True):
             row[: len(crop)] = crop
-        return WaveformBatch(audio, torch.tensor([len(crop) for crop in crops]))
+        return WaveformBatch(audio, torch.tensor([len(crop) for crop in crops]), tuple(unreadable))
 
 
 class TrainingCrops(Dataset[WaveformBatch]):
-    """Batch number n: random crops, drawn in proportion to the length of the utterances, the same ones for the same seed."""
+    """Batch number n: random crops, drawn in proportion to the length of the utterances, the same ones for the same seed.
+
+    In the place of a crop that cannot be read stands another draw, a function of (seed, n, row, attempt).
+    """
 
     def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int, seed: int) -> None:
         self.reader, self.utterances, self.batch_size, self.seed = reader, utterances, batch_size, seed
@@ -78,17 +84,34 @@ class TrainingCrops(Dataset[WaveformBatch]):
 
     def __getitem__(self, number: int) -> WaveformBatch:
         random = generator(self.seed, number)
-        picks = np.searchsorted(self._ends, random.uniform(0, self._ends[-1], self.batch_size), side="right")
-        crops = []
-        for pick in picks:
-            utterance = self.utterances[min(int(pick), len(self.utterances) - 1)]
-            room = max(0, utterance.samples - self.reader.file_samples(utterance))
-            crops.append(self.reader.read(utterance, int(random.integers(0, room + 1))))
-        return self.reader.collate(crops)
+        crops, unreadable = [], []
+        picks = random.uniform(0, self._ends[-1], self.batch_size)
+        for row, first in enumerate([self._placed(pick, random) for pick in picks]):
+
+            def draw(attempt: int, row: int = row, first: tuple[Utterance, int] = first) -> tuple[Utterance, int]:
+                if not attempt:
+                    return first
+                again = generator(self.seed, number, row, attempt)
+                return self._placed(again.uniform(0, self._ends[-1]), again)
+
+            crop, failed = first_readable(draw, self.reader.read, root=self.reader.manifest.root)
+            crops.append(crop)
+            unreadable += failed
+        return self.reader.collate(crops, unreadable)
+
+    def _placed(self, pick: float, random: np.random.Generator) -> tuple[Utterance, int]:
+        """The utterance at `pick` seconds of all, and where in it a crop begins."""
+        at = int(np.searchsorted(self._ends, pick, side="right"))
+        utterance = self.utterances[min(at, len(self.utterances) - 1)]
+        room = max(0, utterance.samples - self.reader.file_samples(utterance))
+        return utterance, int(random.integers(0, room + 1))
 
 
 class ValidationCrops(Dataset[WaveformBatch]):
-    """All utterances as crops side by side, in a fixed shuffled order; a remainder shorter than half a window is left out."""
+    """All utterances as crops side by side, in a fixed shuffled order; a remainder shorter than half a window is left out.
+
+    In the place of a crop that cannot be read stands another one, always the same.
+    """
 
     def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int) -> None:
         self.reader, self.batch_size = reader, batch_size
@@ -106,8 +129,17 @@ class ValidationCrops(Dataset[WaveformBatch]):
     def __getitem__(self, number: int) -> WaveformBatch:
         if number >= len(self):
             raise IndexError(number)
-        chosen = self.crops[number * self.batch_size : (number + 1) * self.batch_size]
-        return self.reader.collate([self.reader.read(utterance, offset) for utterance, offset in chosen])
+        crops, unreadable = [], []
+        for position in range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.crops))):
+
+            def draw(attempt: int, position: int = position) -> tuple[Utterance, int]:
+                other = generator(0, position, attempt).integers(len(self.crops))
+                return self.crops[int(other) if attempt else position]
+
+            crop, failed = first_readable(draw, self.reader.read, root=self.reader.manifest.root)
+            crops.append(crop)
+            unreadable += failed
+        return self.reader.collate(crops, unreadable)
 
 
 @dataclass(frozen=True)
@@ -125,7 +157,10 @@ class WholeUtterance:
 
 
 class WholeUtterances(Dataset[WholeUtterance]):
-    """Whole utterances, one by one; what cannot be read is handed on as a defect, never skipped silently."""
+    """Whole utterances, one by one; what cannot be read is handed on as a defect, never skipped silently.
+
+    Where others cannot be read either, none of them is defective: the corpus is gone, which is a `CorpusError`.
+    """
 
     def __init__(self, manifest: Manifest, utterances: Sequence[Utterance], *, sample_rate_hz: int) -> None:
         self.manifest, self.utterances, self.sample_rate_hz = manifest, utterances, sample_rate_hz
@@ -144,6 +179,7 @@ class WholeUtterances(Dataset[WholeUtterance]):
                 dc_offset=utterance.dc_offset,
             )
         except AudioError as error:
+            require_corpus(self.manifest, utterance)
             return WholeUtterance(utterance, None, str(error))
         if is_silent(audio):
             return WholeUtterance(utterance, None, "silent from beginning to end")

@@ -57,7 +57,7 @@ class StageModule(L.LightningModule, abc.ABC):
         checkpoint_[checkpoint.HEADER] = checkpoint.header(self.name, self.config_dict(), self.sources())
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Refuse to continue from a checkpoint of another stage, configuration or source.
+        """Refuse to continue from a checkpoint of another stage, configuration or source, or from one that holds NaN.
 
         Raises:
             ValueError: naming what differs.
@@ -71,9 +71,15 @@ class StageModule(L.LightningModule, abc.ABC):
                 f"This run of the {self.name} stage cannot continue from that checkpoint: {details}. Train afresh "
                 f"(move {self.folder} away), or restore the configuration it was made with."
             )
+        checkpoint.require_finite(
+            checkpoint_.get("state_dict") or {}, source=f"The checkpoint of the {self.name} stage"
+        )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "view", None) == "waveform":
+            self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes  # type: ignore[union-attr]
         torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, self.global_rank)) % 2**63)
