@@ -164,11 +164,11 @@ class LibriLightDataModule(L.LightningDataModule):
         clips = []
         for first in range(0, len(utterances), apart)[:count]:
             following = utterances[first:] + utterances[:first]
-            clip, unreadable = first_readable(
-                lambda attempt, following=following: (following[attempt % len(following)], 0),
-                reader.read,
-                root=self.manifest.root,
-            )
+
+            def draw(attempt: int, following: tuple[Utterance, ...] = following) -> tuple[Utterance, int]:
+                return following[attempt % len(following)], 0
+
+            clip, unreadable = first_readable(draw, reader.read, root=self.manifest.root)
             self.unreadable.note(unreadable)
             clips.append(clip)
         return clips

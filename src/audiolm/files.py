@@ -88,8 +88,8 @@ def disk_full(path: Path | str) -> OSError:
     """The error to raise where a write found no room: names the path and the remedy, keeps the error number."""
     return OSError(
         errno.ENOSPC,
-        "The disk is full, or your quota used up. Everything finished before is kept: free some space (or point RUN= at another disk) and run the "
-        "same command again",
+        "The disk is full, or your quota used up. Everything finished before is kept: free some space (or point RUN= at another "
+        "disk) and run the same command again",
         str(path),
     )
 

@@ -33,8 +33,10 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
 )
 
 # Options that say where or how fast, but not what: a run goes on when they are switched.
-HOW_NOT_WHAT = ("root", "workers", "split", "attention", "activation_checkpointing", "compile")
-HOW_NOT_WHAT += ("skip_limit", "max_unreadable_share")  # how much trouble is borne
+HOW_NOT_WHAT = (
+    *("root", "workers", "split", "attention", "activation_checkpointing", "compile"),
+    *("skip_limit", "max_unreadable_share"),  # how much trouble is borne
+)
 
 
 class StageCLI(LightningCLI):

@@ -79,7 +79,7 @@ class StageModule(L.LightningModule, abc.ABC):
         """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if getattr(data, "view", None) == "waveform":
-            self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes  # type: ignore[union-attr]
+            self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes
         torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, self.global_rank)) % 2**63)

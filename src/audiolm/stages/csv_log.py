@@ -39,10 +39,29 @@ class CsvLog(CSVLogger):
 
 
 class _Writer(ExperimentWriter):
+    def save(self) -> None:
+        """Append what was logged; if that fails, the file is as before and nothing counts as written."""
+        if not self.metrics:
+            return
+        columns = sorted({*self.metrics_keys, *(name for row in self.metrics for name in row)})
+        if columns != self.metrics_keys:
+            self._rewrite_with_new_header(columns)
+            self.metrics_keys = columns
+        whole_bytes = os.path.getsize(self.metrics_file_path)
+        try:
+            with open(self.metrics_file_path, "a", newline="") as file:
+                csv.DictWriter(file, columns).writerows(self.metrics)
+        except OSError:
+            os.truncate(self.metrics_file_path, whole_bytes)
+            raise
+        self.metrics = []
+
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        with open(self.metrics_file_path, newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows: list[dict[str, str]] = []
+        if os.path.exists(self.metrics_file_path):
+            with open(self.metrics_file_path, newline="") as file:
+                rows = list(csv.DictReader(file))
         with atomic_path(self.metrics_file_path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=fieldnames)
+            writer = csv.DictWriter(file, fieldnames)
             writer.writeheader()
             writer.writerows(rows)
