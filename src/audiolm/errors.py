@@ -73,6 +73,21 @@ def in_words(error: BaseException) -> str | None:
         return f"{where}{error.strerror}" + (f". {remedy}" if remedy else "")
     if isinstance(error, (ValueError, OSError, TrainingFailedError)):
         return str(error)
+    if type(error).__name__ == "PathError":  # jsonargparse, of the configuration it saves in a stage's folder
+        return f"{error}. Choose another folder (--root, RUN=), or make this one writable (a read-only file system?)."
+    return _cause_in_words(error)
+
+
+def _cause_in_words(error: BaseException) -> str | None:
+    """Some libraries wrap what the system says: look for it, in what was being handled and in the words."""
+    if "received 0 items of ancdata" in str(error):  # how torch's reading processes run out of open files
+        return f"{os.strerror(errno.EMFILE)}. {_REMEDIES[errno.EMFILE]}"
+    cause: BaseException | None = error
+    while cause is not None:
+        for number, remedy in _REMEDIES.items():
+            if getattr(cause, "errno", None) == number or os.strerror(number) in str(cause):
+                return f"{str(cause).splitlines()[0]}. {remedy}"
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

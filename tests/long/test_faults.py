@@ -32,6 +32,7 @@ from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.demo_corpus.write import write_demo_corpus
 from audiolm.evaluation.curves import read_curves
 from audiolm.manifest import read_manifest
+from audiolm.stages.resume import newest_valid
 from audiolm.tokens.store import TokenStore, written_ids
 
 SAMPLES = ("--seconds", "0.5", "--prompt-seconds", "0.5", "--count", "2")
@@ -179,11 +180,12 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(
 ) -> None:
     shutil.rmtree(root / stage)
     disk = small_disk(root / stage, kilobytes=30_000)
-    later = "lightning.pytorch.trainer.trainer:Trainer.save_checkpoint"
-    outcome = run(stage_command(stage, root), fault=fill_before(later, 3, disk, free_bytes=30_000))
+    save = "lightning.pytorch.trainer.trainer:Trainer.save_checkpoint"
+    outcome = run(stage_command(stage, root), fault=fill_before(save, 3, disk, free_bytes=30_000))
     assert_said(outcome, f"{stage}/", ".ckpt", "The disk is full", "free some space", "run the same command again")
-    kept = torch.load(root / stage / "last.ckpt", weights_only=True)
-    assert kept["global_step"] >= 4
+    kept = newest_valid(root / stage / "resume")
+    assert kept is not None
+    assert torch.load(kept, weights_only=True)["global_step"] >= 4
     (disk / "filler").unlink()
     assert_finished(run(stage_command(stage, root)))
     assert weights_digest(root, stage) == weights_digest(chain, stage)
@@ -254,8 +256,6 @@ def test_a_full_disk_in_prepare_keeps_what_was_scanned(
 
 def test_a_full_disk_in_samples_keeps_nothing_half_made(root: Path, small_disk: Callable[..., Path]) -> None:
     before = contents(root / "samples", "*.wav")
-    disk = small_disk(root / "samples", kilobytes=2_000)  # a disk cannot be renamed away: one level up
-    subprocess.run(["umount", str(disk)], check=True)
     new = small_disk(root.parent / "disk", kilobytes=8_000)
     for name in ("generator", "manifest.jsonl"):
         (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, new / name)
@@ -337,7 +337,7 @@ def test_a_corpus_that_is_unmounted_ends_the_run_at_once_and_lists_nothing(
     root: Path, corpus: Path, chain: Path, workers: int
 ) -> None:
     def unmount(*_: Any, **__: Any) -> None:
-        if corpus.exists():
+        if not Path(f"{corpus}-away").exists():
             os.rename(corpus, f"{corpus}-away")
             corpus.mkdir()  # an empty mount point
 
@@ -456,12 +456,11 @@ def test_a_reading_process_that_is_killed_is_said_in_words(root: Path, chain: Pa
     assert weights_digest(root, "codec") == weights_digest(chain, "codec")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_open_files_are_no_fault_of_a_recording(root: Path, chain: Path, workers: int) -> None:
+def test_too_many_open_files_are_no_fault_of_a_recording(root: Path, chain: Path) -> None:
     def no_more_files(*_: Any, **__: Any) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
-    command = audio_stage("codec", root, "--data.workers", workers)
+    command = audio_stage("codec", root)
     outcome = run(command, fault=before_call(READ, 30, no_more_files))
     assert_said(outcome, "ulimit -n", "same command again")
     assert not (root / "codec" / "unreadable.jsonl").exists()
@@ -494,7 +493,7 @@ INTERRUPTED = {  # verb -> where
     "compose": ("audiolm.generator.folder:save_file", 3),
     "samples": ("audiolm.evaluation.samples:_write", 3),
     "generate": ("audiolm.lm.decoding:sample_next", 5),
-    "report": ("audiolm.evaluation.report:read_curves", 2),
+    "report": ("audiolm.evaluation.report:write_report", 1),
     "fit": ("audiolm.stages.language_model:LanguageModelStage.training_step", 6),
     "predict": ("audiolm.tokens.store:TokenStoreWriter.append", 6),
 }
@@ -517,7 +516,9 @@ def test_ctrl_c_ends_a_verb_with_one_line_and_the_same_command_finishes(
     for folder in {"fit": ["semantic"], "predict": ["tokens"]}.get(verb, []):
         shutil.rmtree(root / folder)
     outcome = run(commands[verb], fault=before_call(*INTERRUPTED[verb], interrupt))
-    assert_said(outcome, "Interrupted. Run the same command again to continue.", code=130)
+    trainer = verb in ("fit", "predict")  # they finish the step under way
+    words = "Stopped by a signal" if trainer else "Interrupted. Run the same command again to continue."
+    assert_said(outcome, words, code=130)
     assert_finished(run(commands[verb]))
     if verb == "fit":
         assert weights_digest(root, "semantic") == weights_digest(chain, "semantic")
