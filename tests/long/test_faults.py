@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from commands import (
+    REPOSITORY,
     Fault,
     Outcome,
     before_call,
@@ -272,7 +274,8 @@ def test_a_full_disk_in_samples_keeps_nothing_half_made(root: Path, small_disk: 
 
 
 def vanish(path: Any, *_: Any, **__: Any) -> None:
-    os.unlink(path)
+    if len(list(path.parents[1].rglob("*.flac"))) == 12:  # one is enough, whoever reads
+        os.unlink(path)
 
 
 READ = "datamodules.waveforms:read_audio"
@@ -294,6 +297,64 @@ def test_a_recording_that_vanishes_is_replaced_named_and_listed(root: Path, stag
     assert outcome.screen.count(f"{listed[0]['path']} does not exist") == 1, outcome.screen
     if stage != "tokenizer":  # counts in its log are of k-means
         assert read_curves(root / stage / "log")["train/unreadable"].last == 1
+
+
+def run_on_two(command: list[object]) -> Outcome:
+    """A command on two processes, which are started as a user's are."""
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "audiolm",
+            *map(str, command[1:]),
+            "--trainer.devices",
+            "2",
+            "--trainer.strategy",
+            "ddp",
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return Outcome(done.returncode, None, done.stdout + done.stderr)
+
+
+def test_two_processes_keep_one_list_of_what_vanished(root: Path) -> None:
+    command = audio_stage("codec", root, *MORE_MAY, "--trainer.callbacks+=spoiling.RecordingsVanish")
+    outcome = run_on_two(command)
+    assert_finished(outcome)
+    listed = [json.loads(line)["path"] for line in (root / "codec" / "unreadable.jsonl").read_text().splitlines()]
+    assert 1 <= len(listed) <= 2
+    assert len(set(listed)) == len(listed)
+    assert all(f"{path} does not exist" in outcome.screen for path in listed)
+    assert read_curves(root / "codec" / "log")["train/unreadable"].last == len(listed)
+
+
+def test_nan_on_one_of_two_processes_is_skipped_by_both(root: Path) -> None:
+    shutil.rmtree(root / "coarse")
+    more = ("--trainer.callbacks+=spoiling.NanOnOneProcess", "--trainer.callbacks+=processes.RankWeights")
+    assert_finished(run_on_two(stage_command("coarse", root, *more)))
+    ranks = [torch.load(root / "coarse" / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) and ranks[0][name].isfinite().all() for name in ranks[0])
+    assert read_curves(root / "coarse" / "log")["train/skipped_steps"].last == 1
+
+
+def test_a_second_run_in_the_same_folder_is_refused_by_name(root: Path) -> None:
+    shutil.rmtree(root / "semantic")
+    second: list[Outcome] = []
+
+    def start_another(*_: Any, **__: Any) -> None:
+        os.environ["PYTEST_SCREEN"] += ".second"
+        second.append(run(stage_command("semantic", root)))
+        assert_said(second[0], root / "semantic", "is in use", str(os.getpid()), "RUN=NAME")
+
+    step = "audiolm.stages.language_model:LanguageModelStage.training_step"
+    assert_finished(run(stage_command("semantic", root), fault=before_call(step, 3, start_another)))
 
 
 def test_replacements_are_the_same_whoever_reads_them(root: Path) -> None:
