@@ -325,14 +325,16 @@ def run_on_two(command: list[object]) -> Outcome:
 
 
 def test_two_processes_keep_one_list_of_what_vanished(root: Path) -> None:
-    command = audio_stage("codec", root, *MORE_MAY, "--trainer.callbacks+=spoiling.RecordingsVanish")
+    command = audio_stage(
+        "encoder", root, *MORE_MAY, "--trainer.max_steps", 6, "--trainer.callbacks+=spoiling.RecordingsVanish"
+    )
     outcome = run_on_two(command)
     assert_finished(outcome)
-    listed = [json.loads(line)["path"] for line in (root / "codec" / "unreadable.jsonl").read_text().splitlines()]
+    listed = [json.loads(line)["path"] for line in (root / "encoder" / "unreadable.jsonl").read_text().splitlines()]
     assert 1 <= len(listed) <= 2
     assert len(set(listed)) == len(listed)
     assert all(f"{path} does not exist" in outcome.screen for path in listed)
-    assert read_curves(root / "codec" / "log")["train/unreadable"].last == len(listed)
+    assert read_curves(root / "encoder" / "log")["train/unreadable"].last == len(listed)
 
 
 def test_nan_on_one_of_two_processes_is_skipped_by_both(root: Path) -> None:
