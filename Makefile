@@ -82,7 +82,7 @@ check: $(READY) ## style and types
 test: $(READY) ## the tests (no network, no GPU, no data)
 	$(BIN)/pytest
 
-test-long: $(READY) ## the long ones: kills at every moment, resume of every stage
+test-long: $(READY) ## the long ones: kills at every moment, full disks, vanished files (root for the disks)
 	$(BIN)/pytest tests/long
 
 # ---------------------------------------------------------------------------------------------------- the chain

@@ -10,13 +10,14 @@ import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from audiolm.manifest import Manifest, Split, read_manifest
+from audiolm.manifest import Manifest, Split, Utterance, read_manifest
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
 from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers, EveryNth
 from datamodules.sharing import Share, data_parallel, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
+from datamodules.unreadable import Unreadable, UnreadableFiles, first_readable
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 from datamodules.workers import outlast_signals
 
@@ -43,6 +44,9 @@ class LibriLightDataModule(L.LightningDataModule):
         split: of the manifest, for prompts where the stage names no folder of recordings.
         workers: processes that read ahead; by default two less than there are cores, at most 8: on two cores the trainer
             reads by itself, because a worker would only take the time of its threads.
+        max_unreadable_share: of the corpus's files that may be damaged or vanish while a stage trains. Other crops are drawn
+            in their place, they are listed in `<root>/<stage>/unreadable.jsonl`; past this share the run stops. One file may
+            always, unless the share is 0.
 
     Raises:
         FileNotFoundError: if manifest or token store are not there, naming the command that writes them.
@@ -60,6 +64,7 @@ class LibriLightDataModule(L.LightningDataModule):
         tokens: str | None = None,
         split: Split = "test",
         workers: int | None = None,
+        max_unreadable_share: float = 0.01,
     ) -> None:
         super().__init__()
         if window_seconds <= 0 or min(batch_size, micro_batch_size or 1) < 1 or (workers is not None and workers < 0):
@@ -67,6 +72,9 @@ class LibriLightDataModule(L.LightningDataModule):
                 "window_seconds must be positive, batch_size and micro_batch_size at least 1 and workers at least 0, got "
                 f"{window_seconds}, {batch_size}, {micro_batch_size} and {workers}"
             )
+        if not 0 <= max_unreadable_share <= 1:
+            raise ValueError(f"max_unreadable_share must be 0 to 1, got {max_unreadable_share}")
+        self.max_unreadable_share = max_unreadable_share
         self.view, self.window_seconds, self.batch_size, self.split = view, window_seconds, batch_size, split
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
@@ -94,6 +102,34 @@ class LibriLightDataModule(L.LightningDataModule):
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
         if self.view != "prompts":  # the stage says which they are, and may name a folder
             _ = self.store if self.view == "tokens" else self.manifest
+        if self.view == "waveform":
+            if self._trainer.global_rank == 0:
+                self.unreadable.forget_those_that(self._is_readable)
+            self._trainer.strategy.barrier()
+
+    @property
+    def unreadable(self) -> UnreadableFiles:
+        """The files that cannot be read any more since the stage began."""
+        if not hasattr(self, "_unreadable"):
+            self._unreadable = UnreadableFiles(
+                cast(Any, self._trainer.lightning_module).folder / "unreadable.jsonl",
+                files=len({utterance.path for utterance in self.manifest.utterances}),
+                max_share=self.max_unreadable_share,
+            )
+        return self._unreadable
+
+    def _is_readable(self, one: Unreadable) -> bool:
+        whole = WholeUtterances(self.manifest, self._of_file(one.path), sample_rate_hz=self._sample_rate_hz)
+        return all(not whole[number].defect for number in range(len(whole)))
+
+    def _of_file(self, path: str) -> list[Utterance]:
+        return [utterance for utterance in self.manifest.utterances if utterance.path == path]
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Name and list what a batch's reader, perhaps another process, could not read."""
+        if self.view == "waveform":
+            self.unreadable.note(batch.unreadable)
+        return batch
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Endless random windows, from where the run stopped on."""
@@ -132,7 +168,7 @@ class LibriLightDataModule(L.LightningDataModule):
     def training_batches(self) -> Iterator[Any]:
         """This process's training batches from the first on, read as they are asked for: to measure statistics on."""
         dataset = self._training_crops()
-        return (dataset[number] for number in count())
+        return (self.on_before_batch_transfer(dataset[number], 0) for number in count())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, every rank its share."""
@@ -150,11 +186,21 @@ class LibriLightDataModule(L.LightningDataModule):
     def validation_clips(self, *, count: int, seconds: float, sample_rate_hz: int) -> list[Tensor]:
         """The beginnings of `count` validation utterances (fewer if there are no more), (samples,) each: to listen to."""
         utterances = self.manifest.split("validation")
-        chosen = utterances[:: max(1, len(utterances) // count)][:count]
+        apart = max(1, len(utterances) // count)
         reader = CropReader(
             self.manifest, sample_rate_hz=sample_rate_hz, window_samples=round(seconds * sample_rate_hz)
         )
-        return [reader.read(utterance, 0) for utterance in chosen]
+        clips = []
+        for first in range(0, len(utterances), apart)[:count]:
+            following = utterances[first:] + utterances[:first]
+
+            def draw(attempt: int, following: tuple[Utterance, ...] = following) -> tuple[Utterance, int]:
+                return following[attempt % len(following)], 0
+
+            clip, unreadable = first_readable(draw, reader.read, root=self.manifest.root)
+            self.unreadable.note(unreadable)
+            clips.append(clip)
+        return clips
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """What the stage has not finished yet, every rank its share: prompts, or whole utterances of all splits."""

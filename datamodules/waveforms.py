@@ -13,6 +13,7 @@ from audiolm.audio import AudioError, is_silent, read_audio
 from audiolm.manifest import Manifest, Utterance
 from datamodules.sampling import generator
 from datamodules.sharing import Share
+from datamodules.unreadable import Unreadable, first_readable, require_corpus
 
 ALONE = Share()
 
@@ -26,11 +27,13 @@ class WaveformBatch:
         samples: (batch,) int64, how many samples of each row are the utterance's own.
         counts: False where another process has these crops too, in a validation that cannot be divided evenly: this one
             goes through the model with them, and measures nothing.
+        unreadable: what was drawn and could not be read; other crops stand in its place.
     """
 
     audio: Tensor
     samples: Tensor
     counts: bool = True
+    unreadable: tuple[Unreadable, ...] = ()
 
     @property
     def weight(self) -> int:
@@ -39,12 +42,11 @@ class WaveformBatch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "WaveformBatch":
         """The same batch on another device."""
-        audio = self.audio.to(device, non_blocking=non_blocking)
-        return WaveformBatch(audio, self.samples.to(device), self.counts)
+        return replace(self, audio=self.audio.to(device, non_blocking=non_blocking), samples=self.samples.to(device))
 
     def pin_memory(self) -> "WaveformBatch":
         """The same batch in page-locked memory."""
-        return WaveformBatch(self.audio.pin_memory(), self.samples.pin_memory(), self.counts)
+        return replace(self, audio=self.audio.pin_memory(), samples=self.samples.pin_memory())
 
 
 class CropReader:
@@ -73,16 +75,18 @@ class CropReader:
         )
         return audio[: self.window_samples]
 
-    def collate(self, crops: Sequence[Tensor]) -> WaveformBatch:
+    def collate(self, crops: Sequence[Tensor], unreadable: Sequence[Unreadable] = ()) -> WaveformBatch:
         """Stack crops; only crops of utterances shorter than the window are completed with silence."""
         audio = torch.zeros(len(crops), self.window_samples)
         for row, crop in zip(audio, crops, strict=True):
             row[: len(crop)] = crop
-        return WaveformBatch(audio, torch.tensor([len(crop) for crop in crops]))
+        return WaveformBatch(audio, torch.tensor([len(crop) for crop in crops]), unreadable=tuple(unreadable))
 
 
 class TrainingCrops(Dataset[WaveformBatch]):
     """Batch number n: random crops, drawn in proportion to the length of the utterances, the same ones for the same seed.
+
+    In the place of a crop that cannot be read stands another draw, a function of (seed, n, row, attempt).
 
     All rows of a batch are drawn, and this process's share of them is read.
     """
@@ -97,18 +101,34 @@ class TrainingCrops(Dataset[WaveformBatch]):
     def __getitem__(self, number: int) -> WaveformBatch:
         step, micro_batch = self.share.divide(number)
         random = generator(self.seed, step)
-        picks = np.searchsorted(self._ends, random.uniform(0, self._ends[-1], self.batch_size), side="right")
-        drawn = []
-        for pick in picks:
-            utterance = self.utterances[min(int(pick), len(self.utterances) - 1)]
-            room = max(0, utterance.samples - self.reader.file_samples(utterance))
-            drawn.append((utterance, int(random.integers(0, room + 1))))
-        rows = self.share.rows(micro_batch, len(drawn))
-        return self.reader.collate([self.reader.read(*drawn[row]) for row in rows])
+        crops, unreadable = [], []
+        picks = random.uniform(0, self._ends[-1], self.batch_size)
+        drawn = [self._placed(pick, random) for pick in picks]
+        for row in self.share.rows(micro_batch, len(drawn)):
+
+            def draw(attempt: int, row: int = row) -> tuple[Utterance, int]:
+                if not attempt:
+                    return drawn[row]
+                again = generator(self.seed, step, row, attempt)
+                return self._placed(again.uniform(0, self._ends[-1]), again)
+
+            crop, failed = first_readable(draw, self.reader.read, root=self.reader.manifest.root)
+            crops.append(crop)
+            unreadable += failed
+        return self.reader.collate(crops, unreadable)
+
+    def _placed(self, pick: float, random: np.random.Generator) -> tuple[Utterance, int]:
+        """The utterance at `pick` seconds of all, and where in it a crop begins."""
+        at = int(np.searchsorted(self._ends, pick, side="right"))
+        utterance = self.utterances[min(at, len(self.utterances) - 1)]
+        room = max(0, utterance.samples - self.reader.file_samples(utterance))
+        return utterance, int(random.integers(0, room + 1))
 
 
 class ValidationCrops(Dataset[WaveformBatch]):
     """All utterances as crops side by side, in a fixed shuffled order; a remainder shorter than half a window is left out.
+
+    In the place of a crop that cannot be read stands another one, always the same.
 
     All processes have equally many batches; where the last rows do not suffice for all, some get crops that count for nothing.
     """
@@ -134,7 +154,17 @@ class ValidationCrops(Dataset[WaveformBatch]):
         step, micro_batch = self.share.divide(number)
         chosen = self.crops[step * self.batch_size : (step + 1) * self.batch_size]
         rows = self.share.rows(micro_batch, len(chosen))
-        batch = self.reader.collate([self.reader.read(*chosen[row]) for row in rows or [0]])
+        crops, unreadable = [], []
+        for row in rows or [0]:
+
+            def draw(attempt: int, position: int = step * self.batch_size + row) -> tuple[Utterance, int]:
+                other = generator(0, position, attempt).integers(len(self.crops))
+                return self.crops[int(other) if attempt else position]
+
+            crop, failed = first_readable(draw, self.reader.read, root=self.reader.manifest.root)
+            crops.append(crop)
+            unreadable += failed
+        batch = self.reader.collate(crops, unreadable)
         return batch if rows else replace(batch, counts=False)
 
 
@@ -153,7 +183,10 @@ class WholeUtterance:
 
 
 class WholeUtterances(Dataset[WholeUtterance]):
-    """Whole utterances, one by one; what cannot be read is handed on as a defect, never skipped silently."""
+    """Whole utterances, one by one; what cannot be read is handed on as a defect, never skipped silently.
+
+    Where others cannot be read either, none of them is defective: the corpus is gone, which is a `CorpusError`.
+    """
 
     def __init__(self, manifest: Manifest, utterances: Sequence[Utterance], *, sample_rate_hz: int) -> None:
         self.manifest, self.utterances, self.sample_rate_hz = manifest, utterances, sample_rate_hz
@@ -172,6 +205,7 @@ class WholeUtterances(Dataset[WholeUtterance]):
                 dc_offset=utterance.dc_offset,
             )
         except AudioError as error:
+            require_corpus(self.manifest, utterance)
             return WholeUtterance(utterance, None, str(error))
         if is_silent(audio):
             return WholeUtterance(utterance, None, "silent from beginning to end")

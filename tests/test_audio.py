@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 from pathlib import Path
@@ -104,11 +105,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     write_audio(tmp_path / "a.wav", tone(0.2, 16000), sample_rate_hz=16000)
     before = (tmp_path / "a.wav").read_bytes()
 
-    def full_disk(path: Path, *_: object, **__: object) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+    def full_disk(path: Path, *_: object) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(soundfile, "write", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(AudioError, match="space"):
         write_audio(tmp_path / "a.wav", tone(0.4, 16000), sample_rate_hz=16000)
     assert os.listdir(tmp_path) == ["a.wav"]

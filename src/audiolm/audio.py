@@ -4,7 +4,9 @@ Inside the package audio is always (samples,) float32 in [-1, 1], mono, at one r
 (torchaudio's own need torchcodec); torchaudio only resamples.
 """
 
+import errno
 import functools
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -42,7 +44,7 @@ class AudioError(ValueError):
     `reason` says the same in a few words without names or numbers, so that a list of many such files can be counted.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str = "") -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -77,12 +79,30 @@ def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
         if os.path.getsize(path) == 0:
             message = f"{path} is empty (0 bytes): copying or downloading it again may help"
             raise AudioError(message, reason="empty file") from None
+        _require_openable(path)
         cause = getattr(error, "error_string", str(error))
         raise AudioError(
             f"{path} cannot be read as audio ({cause}). It may be damaged, cut off, or in a format that libsndfile "
             f"does not know; known are {', '.join(sorted(s[1:] for s in AUDIO_SUFFIXES))}.",
             reason=f"unreadable: {cause}",
         ) from error
+
+
+def _require_openable(path: str | Path) -> None:
+    """libsndfile says "System error" of whatever keeps a file from being opened; here is what.
+
+    Raises:
+        AudioError: if this very file may not be opened.
+        OSError: if no file can be: this process has too many open.
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        message = f"{path} cannot be opened ({error.strerror})"
+        raise AudioError(message, reason=f"cannot be opened: {error.strerror}") from error
 
 
 def header(file: soundfile.SoundFile, path: str | Path) -> AudioInfo:
@@ -229,11 +249,13 @@ def write_audio(path: str | Path, audio: Tensor, *, sample_rate_hz: int) -> None
         raise AudioError(message, reason="NaN or infinite samples")
     container, encoding = _WRITTEN_FORMATS[path.suffix.lower()]
     pcm = (audio.detach().cpu().double() * 2**15).round().clamp(-(2**15), 2**15 - 1).short().numpy()
+    encoded = io.BytesIO()  # libsndfile says nothing of a disk that is full when it writes its last bytes
     try:
+        soundfile.write(encoded, pcm, sample_rate_hz, format=container, subtype=encoding)
         with atomic_path(path) as temporary:
-            soundfile.write(temporary, pcm, sample_rate_hz, format=container, subtype=encoding)
+            temporary.write_bytes(encoded.getbuffer())
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        cause = getattr(error, "error_string", str(error))
+        cause = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
         message = f"{path} cannot be written ({cause}): check that its folder is writable and has space"
         raise AudioError(message, reason="not writable") from error
 

@@ -72,6 +72,20 @@ def _sorted(value: Any) -> Any:
     return [_sorted(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def require_finite(weights: Mapping[str, Any], *, source: str) -> None:
+    """Refuse weights that a run which went wrong has spoilt.
+
+    Raises:
+        ValueError: naming `source`, and the first weight that holds NaN or infinity.
+    """
+    for name, weight in weights.items():
+        if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(
+                f"{source} holds NaN or infinite weights, such as {name}: training went wrong before it was saved, most often "
+                "because of a too high learning rate. Remove it; an earlier checkpoint, or a new start with a lower rate, helps."
+            )
+
+
 def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> StageCheckpoint:
     """Read a checkpoint that `lightning fit` wrote, running no code from it.
 
@@ -81,7 +95,7 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
 
     Raises:
         FileNotFoundError: if it is not there, naming the command that writes it.
-        ValueError: if it is damaged, not ours, of another format, or of another stage.
+        ValueError: if it is damaged, not ours, of another format, of another stage, or holds NaN.
     """
     path, stages = Path(path), (stage,) if isinstance(stage, str) else stage
     stage = stages[0]  # the one to train if there is nothing
@@ -113,6 +127,7 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
         for name, tensor in content["state_dict"].items()
         if name.startswith(WEIGHTS_PREFIX)
     }
+    require_finite(weights, source=str(path))
     return StageCheckpoint(
         found["stage"], found["config"], weights, found["sources"], int(content.get("global_step", 0))
     )

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from audiolm.files import atomic_path, disk_full, remove
+from audiolm.files import atomic_path, disk_full, found_no_room, remove
 
 FOLDER_LIST = "SHA256SUMS"  # inside a folder: one line for each of its files
 CHUNK_BYTES = 1 << 22
@@ -37,8 +37,10 @@ def sealed_path(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         publish(temporary, path)
-    except OSError as error:
-        raise disk_full(path) if error.errno == errno.ENOSPC else error from error
+    except Exception as error:
+        if found_no_room(error, folder=path.parent):
+            raise disk_full(path) from error
+        raise
     finally:
         remove(temporary)
 

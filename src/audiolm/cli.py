@@ -68,17 +68,14 @@ def _config_arguments(arguments: list[str]) -> Iterator[str]:
 @contextlib.contextmanager
 def errors_in_words() -> Iterator[None]:
     """Show errors about input (files, values, a full disk) as one message and exit with 1; AUDIOLM_DEBUG=1 shows where."""
-    from audiolm.errors import TrainingFailedError
+    from audiolm.errors import in_words
 
     try:
         yield
-    except (ValueError, OSError, TrainingFailedError) as raised:
-        if os.environ.get("AUDIOLM_DEBUG") == "1":
+    except Exception as raised:
+        message = in_words(_first_cause(raised))
+        if message is None or os.environ.get("AUDIOLM_DEBUG") == "1":
             raise
-        error = _first_cause(raised)
-        message = str(error)
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            message = f"{error.filename}: {error.strerror}"
         print(f"error: {message}", file=sys.stderr)
         print("(AUDIOLM_DEBUG=1 shows where this happened)", file=sys.stderr)
         sys.exit(1)

@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a used-up quota
 # A file system takes names of 255 bytes; the temporary name of `atomic_path` is the longest, with a process id up to 2**22.
 LONGEST_NAME_BYTES = 255 - len(f"..{2**22}.part")
 
@@ -21,7 +24,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     first moved out of the way, so a reader sees the old one, for an instant none, or the new one, never a mixture.
 
     Raises:
-        OSError: the block's own error; a full disk is said in words, with the path.
+        OSError: the block's own error; a full disk is said in words, with the path, whatever the block made of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,20 +39,57 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             remove(outgoing)
         else:
             os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        if found_no_room(error, folder=path.parent):
             raise disk_full(path) from error
         raise
     finally:
         remove(temporary)
 
 
+def remove_leftovers(path: Path | str) -> None:
+    """Remove what processes of this machine that were killed inside `atomic_path(path)` left beside it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        found = re.fullmatch(r"(\d+)\.(part|old)", left.name.removeprefix(f".{path.name}."))
+        if found and not _runs(int(found[1])):
+            remove(left)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def found_no_room(error: BaseException, *, folder: Path) -> bool:
+    """Whether a write failed because the disk is full or a quota used up.
+
+    Not every library says so: torch and numpy report that fewer bytes were written, so then the disk itself is asked. To be
+    called while what was half-written still stands.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return True
+        if any(os.strerror(number) in str(cause) for number in NO_ROOM):  # safetensors has no error number
+            return True
+        cause = cause.__cause__ or cause.__context__
+    without_number = isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
+    disk = os.statvfs(folder)
+    return without_number and disk.f_bavail * disk.f_frsize < 2**16  # files are written by less than 64 KiB at a time
+
+
 def disk_full(path: Path | str) -> OSError:
     """The error to raise where a write found no room: names the path and the remedy, keeps the error number."""
     return OSError(
         errno.ENOSPC,
-        "The disk is full. Everything finished before is kept: free some space (or point RUN= at another disk) and run the "
-        "same command again",
+        "The disk is full, or your quota used up. Everything finished before is kept: free some space (or point RUN= at another "
+        "disk) and run the same command again",
         str(path),
     )
 

@@ -40,13 +40,8 @@ EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
 
 # Options that say where or how fast, but not what: a run goes on when they are switched.
 HOW_NOT_WHAT = (
-    "root",
-    "workers",
-    "split",
-    "micro_batch_size",
-    "attention",
-    "activation_checkpointing",
-    "compile",
+    *("root", "workers", "split", "micro_batch_size", "attention", "activation_checkpointing", "compile"),
+    *("skip_limit", "max_unreadable_share"),  # how much trouble is borne
 )
 
 
@@ -91,7 +86,7 @@ class StageCLI(LightningCLI):
         config.trainer.default_root_dir = config.trainer.default_root_dir or str(folder)
         if config.trainer.logger is None:
             config.trainer.logger = {
-                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "class_path": "audiolm.stages.csv_log.CsvLog",
                 "init_args": {"save_dir": str(folder), "name": "log"},
             }
         if config.trainer.enable_progress_bar is False:  # Lightning refuses a bar beside it

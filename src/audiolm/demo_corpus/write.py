@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from audiolm.audio import AudioError, resample, write_audio
 from audiolm.demo_corpus.grammar import sentence, transcript
 from audiolm.demo_corpus.voices import Voice, demo_voices, synthesize
-from audiolm.files import atomic_path
+from audiolm.files import atomic_path, remove_leftovers
 
 SAMPLE_RATE_HZ = 16000
 SHORTEST_SENTENCE_SECONDS, LONGEST_SENTENCE_SECONDS = 2.0, 8.0
@@ -86,6 +86,7 @@ def write_demo_corpus(
     settings = {"version": _VERSION, "voices": voices, "seconds_per_voice": float(seconds_per_voice), "seed": seed}
     if (found := _complete(out, settings)) is not None:
         return DemoCorpusReport(out, voices, found["utterances"], found["hours"], already_there=True)
+    remove_leftovers(out)
     executor = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     seconds: list[list[float]] = []
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiolm.audio import read_audio, write_audio
 from audiolm.evaluation.reconstruction import reconstruction_table
-from audiolm.files import atomic_path, write_json
+from audiolm.files import atomic_path, remove_leftovers, write_json
 from audiolm.generator import AudioLM
 from audiolm.manifest import Manifest, Utterance, read_manifest
 
@@ -54,6 +54,7 @@ def write_samples(
     continuations = model.continue_(prompts, seconds=seconds, seed=seed, ids=[utterance.id for utterance in shown])
     generation_seconds = time.perf_counter() - started
     free = model.unconditional(seconds=seconds, count=2, seed=seed, ids=["free-0", "free-1"])
+    remove_leftovers(root / "samples")
     with atomic_path(root / "samples") as folder:
         folder.mkdir()
         items = []

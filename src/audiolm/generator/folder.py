@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint, weights_digest
 from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
-from audiolm.files import atomic_path, read_json, write_json
+from audiolm.files import atomic_path, read_json, remove_leftovers, write_json
 from audiolm.generator.card import model_card
 from audiolm.generator.model import AudioLM
 from audiolm.generator.rows import LanguageModel
@@ -54,6 +54,7 @@ def compose(root: Path, out: Path) -> None:
     """
     parts = collect(root)
     facts = {**_facts(root), "public_models": _public_models(parts)}
+    remove_leftovers(out)
     with atomic_path(out) as folder:
         folder.mkdir()
         _save(folder / "codec.safetensors", parts.codec.weights)

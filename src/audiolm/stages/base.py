@@ -74,7 +74,8 @@ class StageModule(L.LightningModule, abc.ABC):
         checkpoint_[checkpoint.HEADER] = checkpoint.header(self.name, self.config_dict(), self.sources())
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Refuse to continue from a checkpoint of another stage, configuration or source; count batches as this run does.
+        """Refuse to continue from a checkpoint of another stage, configuration or source, or from one that holds NaN; count
+        batches as this run does.
 
         Raises:
             ValueError: naming what differs.
@@ -88,6 +89,9 @@ class StageModule(L.LightningModule, abc.ABC):
                 f"This run of the {self.name} stage cannot continue from that checkpoint: {details}. Train afresh "
                 f"(move {self.folder} away), or restore the configuration it was made with."
             )
+        checkpoint.require_finite(
+            checkpoint_.get("state_dict") or {}, source=f"The checkpoint of the {self.name} stage"
+        )
         recount_batches(checkpoint_, self.trainer.accumulate_grad_batches)
         best = self.trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.dirpath:
@@ -99,6 +103,9 @@ class StageModule(L.LightningModule, abc.ABC):
         Of seed and step alone where it is drawn for the global batch (`draws_alike`).
         """
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "view", None) == "waveform":
+            self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes
         rank = 0 if self.draws_alike else data_parallel(self.trainer)[0]
         torch.manual_seed(hash((self.run_seed, self.trainer.global_step, accumulated, rank)) % 2**63)
 

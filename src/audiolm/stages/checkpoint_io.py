@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from audiolm.checksums import discard, sealed_path, verify
-from audiolm.files import disk_full
+from audiolm.files import disk_full, found_no_room, remove
 from audiolm.sharded_files import is_sharded
 from audiolm.stages import sharded_checkpoint
 
@@ -29,8 +29,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 return
             with sealed_path(path) as temporary:
                 torch.save(checkpoint, temporary)
-        except RuntimeError as error:  # how torch's writer says that a write failed
-            if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
+        except (RuntimeError, OSError) as error:  # torch's writer does not say why it could not write
+            full = found_no_room(error, folder=path.parent)
+            if path.name.startswith("."):
+                remove(path)  # what was half-written takes the room that is lacking
+            if not full:
                 raise
             raise disk_full(path) from error
 

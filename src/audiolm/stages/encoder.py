@@ -14,7 +14,6 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from audiolm.checkpoint import load_stage_checkpoint
-from audiolm.errors import TrainingFailedError
 from audiolm.files import set_aside
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.processes import ALONE, Draws, Processes
@@ -37,7 +36,7 @@ from audiolm.semantic.objectives import (
 )
 from audiolm.semantic.reservoir import FeatureReservoir, capacity_of_each
 from audiolm.semantic.tokenizer import SemanticTokenizer
-from audiolm.stages.base import StageModule
+from audiolm.stages.finite_steps import FiniteSteps
 from audiolm.stages.gradients import clip_by_norm
 from audiolm.stages.sharded import shard
 
@@ -47,7 +46,7 @@ JUDGED_TARGETS = 10  # per code: perplexity of fewer says more about the sample 
 FEW_CODES = 0.05  # of the codebook in effective use: collapsed
 
 
-class EncoderStage(StageModule):
+class EncoderStage(FiniteSteps):
     """Trains a `ConformerEncoder` to tell, behind a mask, what was said.
 
     Args:
@@ -68,7 +67,6 @@ class EncoderStage(StageModule):
     shards = True
     model: ConformerEncoder
     usage: Tensor
-    skipped_steps: Tensor
 
     def __init__(
         self,
@@ -86,20 +84,19 @@ class EncoderStage(StageModule):
         skip_limit: int = 20,
         root: str = "checkpoints",
     ) -> None:
-        super().__init__(root=root)
-        if learning_rate < 0 or gradient_clip <= 0 or min(warmup_steps, skip_limit) < 0:
+        super().__init__(skip_limit=skip_limit, root=root)
+        if learning_rate < 0 or gradient_clip <= 0 or warmup_steps < 0:
             raise ValueError(
-                "learning_rate, warmup_steps and skip_limit must be at least 0 and gradient_clip above 0, got "
-                f"{learning_rate}, {warmup_steps}, {skip_limit} and {gradient_clip}"
+                "learning_rate and warmup_steps must be at least 0 and gradient_clip above 0, got "
+                f"{learning_rate}, {warmup_steps} and {gradient_clip}"
             )
         self.model = ConformerEncoder(encoder)
         self._sources: dict[str, str] = {}
         self.objective = self._objective(objective, w2v_bert, best_rq, hubert)
         self.augmentation = augmentation
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.gradient_clip, self.skip_limit = gradient_clip, skip_limit
+        self.gradient_clip = gradient_clip
         self.register_buffer("usage", torch.zeros(self.objective.codes, dtype=torch.int64))
-        self.register_buffer("skipped_steps", torch.tensor(0))
 
     def _objective(self, name: str, w2v_bert: W2vBertConfig, best_rq: BestRqConfig, hubert: HubertConfig) -> Objective:
         if name == "w2v-bert":
@@ -225,16 +222,12 @@ class EncoderStage(StageModule):
         """Clip. Skip a step whose gradient is not finite, count it, and stop past the limit: all ranks see the same one."""
         norm = clip_by_norm(self.parameters(), self.gradient_clip)
         self.log("train/gradient_norm", norm)
-        if norm.isfinite():
-            return
-        self.skipped_steps += 1
-        optimizer.zero_grad()  # without gradients nothing moves
-        if self.skipped_steps > self.skip_limit:
-            raise TrainingFailedError(
-                f"{int(self.skipped_steps)} training steps had a loss or gradient that was not finite (limit "
-                f"{self.skip_limit}). Most often the learning rate is too high ({self.learning_rate:g}): lower it, or "
-                f"lengthen warmup_steps ({self.warmup_steps}). In the first steps, look for damaged recordings."
-            )
+        self.skip_unless_finite(
+            norm,
+            optimizer,
+            remedy=f"Most often the learning rate is too high ({self.learning_rate:g}): lower it, or lengthen warmup_steps "
+            f"({self.warmup_steps}); a changed configuration starts the stage afresh.",
+        )
 
     def on_train_end(self) -> None:
         """A layer that was chosen for earlier weights is not chosen for these."""

@@ -17,8 +17,8 @@ from audiolm.lm.attention import AttentionKind
 from audiolm.lm.losses import next_token_loss
 from audiolm.lm.schedule import warmup_cosine
 from audiolm.lm.transformer import Transformer, TransformerConfig
-from audiolm.stages.base import StageModule
 from audiolm.stages.baselines import measure_baselines
+from audiolm.stages.finite_steps import FiniteSteps
 from audiolm.stages.gradients import clip_by_norm
 from audiolm.stages.sharded import shard
 from audiolm.stages.tensor_parallel import split_layers
@@ -28,7 +28,7 @@ from audiolm.tokens.windows import Windows
 from datamodules.sharing import data_parallel
 
 
-class LanguageModelStage(StageModule):
+class LanguageModelStage(FiniteSteps):
     """A decoder-only Transformer over the tokens of one stage.
 
     Losses are nats per token over the ids that are legal at a position. When training starts, unigram and bigram
@@ -44,6 +44,7 @@ class LanguageModelStage(StageModule):
         attention: how attention is computed: auto, reference, blockwise (CPU) or flex (CUDA); see `causal_attention`.
         activation_checkpointing: keep less for the backward pass and compute it again: less memory, more time.
         compile: let torch.compile make the code of the blocks; the first steps wait for it.
+        skip_limit: steps whose loss or gradient is not finite are skipped, so many at most.
         root: the folder of the chain; the token store is `<root>/tokens`.
 
     Attention, activation checkpointing and compiling change how a step is computed and not what it is: a run goes on when
@@ -73,9 +74,10 @@ class LanguageModelStage(StageModule):
         attention: AttentionKind = "auto",
         activation_checkpointing: bool = False,
         compile: bool = False,
+        skip_limit: int = 20,
         root: str = "checkpoints",
     ) -> None:
-        super().__init__(root=root)
+        super().__init__(skip_limit=skip_limit, root=root)
         store = TokenStore(self.root / "tokens")
         self.layout = StageLayout(store.spec, stage)
         self.store_digest = store.digest
@@ -223,11 +225,22 @@ class LanguageModelStage(StageModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm and log it; Lightning's own clipping refuses fused optimizers even where no scaler is at work."""
-        if self.trainer.precision == "16-mixed" or not gradient_clip_val:
+        """Clip by norm and log it; Lightning's own clipping refuses fused optimizers even where no scaler is at work.
+
+        A step whose gradient is not finite is skipped (with 16-mixed the loss scaler skips it).
+        """
+        if self.trainer.precision == "16-mixed":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            self.log("train/gradient_norm", clip_by_norm(self.parameters(), gradient_clip_val))
+            return
+        norm = clip_by_norm(self.parameters(), gradient_clip_val or float("inf"))
+        self.log("train/gradient_norm", norm)
+        self.skip_unless_finite(
+            norm,
+            optimizer,
+            remedy=f"Most often the learning rate is too high ({self.learning_rate:g}): lower it, lengthen warmup_steps "
+            f"({self.warmup_steps}), or clip the gradient (trainer.gradient_clip_val: 1); a changed configuration starts the "
+            "stage afresh.",
+        )
 
     def divide(self, mesh: DeviceMesh) -> None:
         """See `StageModule.divide`. Block by block; embedding, norm and head stay gathered during a step."""

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.codec.codecs import rebuild_codec
-from audiolm.files import set_aside
+from audiolm.files import disk_full, found_no_room, set_aside
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
 from audiolm.tokens.spec import TokenSpec
@@ -21,7 +21,8 @@ class TokenizeStage(StageModule):
 
     Audio is read at the codec's rate, which is the spec's; a tokenizer of another rate hears it resampled.
     Killed and started again, on any number of processes, it goes on with the utterances that are not there yet. Recordings
-    that turn out defective (truncated, NaN, silent throughout) are listed in `tokens/rejected.jsonl` and counted.
+    that turn out defective (truncated, vanished, NaN, silent throughout) are listed in `tokens/rejected-*.jsonl` and counted;
+    the next start tries them again, and past a share of them it stops. If the whole corpus is away it stops at once.
 
     Args:
         coarse_levels: Q', how many of the codec's levels the coarse stage will predict.
@@ -86,10 +87,17 @@ class TokenizeStage(StageModule):
                 aside = set_aside(self.folder)
                 print(f"{self.folder} was made by other checkpoints or of other audio: moved to {aside}.")
             create_store(self.folder, self.spec, made_by)
+            if not (self.folder / "sealed.json").exists():
+                self._forget_rejected()
             if not {utterance.id for utterance in manifest.utterances} - self.finished_utterances():
                 self._seal()  # killed between the last utterance and the seal: there will be nothing to predict
         self.trainer.strategy.barrier()
         self._writer: TokenStoreWriter | None = None
+
+    def _forget_rejected(self) -> None:
+        """What an earlier start could not read may be repaired, or its disk mounted again."""
+        for file in self.folder.glob("rejected-*.jsonl"):
+            file.unlink()
 
     def finished_utterances(self) -> set[str]:
         """Utterances that need no more work: written, or found defective before."""
@@ -109,8 +117,7 @@ class TokenizeStage(StageModule):
             return
         utterance = batch.utterance
         if batch.audio is None:
-            with open(self.folder / f"rejected-{self.global_rank}.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"id": utterance.id, "reason": batch.defect}, ensure_ascii=False) + "\n")
+            self._reject(utterance.id, batch.defect)
             return
         with torch.autocast(
             batch.audio.device.type, enabled=False
@@ -127,6 +134,34 @@ class TokenizeStage(StageModule):
             units=units,
             codes=codes,
         )
+
+    def _reject(self, id_: str, reason: str) -> None:
+        path = self.folder / f"rejected-{self.global_rank}.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"id": id_, "reason": reason}) + "\n")
+        except OSError as error:
+            raise disk_full(path) if found_no_room(error, folder=self.folder) else error from None
+        self._require_few(self._rejected())
+
+    def _require_few(self, rejected: dict[str, str]) -> str:
+        """Words for the screen, if not too many utterances were defective.
+
+        Raises:
+            ValueError: if there were.
+        """
+        first, of = next(iter(rejected)), len(self.trainer.datamodule.manifest.utterances)  # type: ignore[attr-defined]
+        message = (
+            f"{len(rejected)} of {of} utterances are defective and were left out, such as {first} "
+            f"({rejected[first]}); all are listed in {self.folder}/rejected-*.jsonl."
+        )
+        if len(rejected) > self.max_rejected_share * of:
+            raise ValueError(
+                f"{message} That is more than {self.max_rejected_share:.1%}. What was tokenized is kept. Repair the recordings "
+                "and run the same command again, or remove them and run `audiolm prepare` again, or allow more with "
+                "`max_rejected_share`."
+            )
+        return message
 
     def on_predict_end(self) -> None:
         """Seal the store once every process has written its share.
@@ -147,17 +182,7 @@ class TokenizeStage(StageModule):
         every = {utterance.id for utterance in self.trainer.datamodule.manifest.utterances}  # type: ignore[attr-defined]
         rejected = self._rejected()
         if rejected:
-            first = next(iter(rejected))
-            message = (
-                f"{len(rejected)} of {len(every)} utterances are defective and were left out, such as {first} "
-                f"({rejected[first]}); all are listed in {self.folder}/rejected-*.jsonl."
-            )
-            if len(rejected) > self.max_rejected_share * len(every):
-                raise ValueError(
-                    f"{message} That is more than {self.max_rejected_share:.1%}: repair or remove the recordings and run "
-                    "`audiolm prepare` again, or allow more with `max_rejected_share`."
-                )
-            print(message)
+            print(self._require_few(rejected))
         store = seal(self.folder, expected=every - rejected.keys())
         hours = sum(u.seconds for u in self.trainer.datamodule.manifest.utterances) / 3600  # type: ignore[attr-defined]
         print(f"Sealed {self.folder}: {len(store)} utterances, {hours:.2f} hours.")

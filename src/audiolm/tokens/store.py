@@ -11,7 +11,6 @@ A line of the index is written after its tokens, so a killed writer leaves whole
 appends to another's files: a continued run opens files of its own.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiolm.files import atomic_path, disk_full, read_json, write_json
+from audiolm.files import atomic_path, disk_full, found_no_room, read_json, write_json
 from audiolm.tokens.spec import TokenSpec
 
 FORMAT = 1
@@ -138,7 +137,7 @@ class TokenStoreWriter:
             self._lines.write((json.dumps(entry.__dict__, ensure_ascii=False) + "\n").encode())
             self._lines.flush()
         except OSError as error:
-            raise disk_full(self.folder) if error.errno == errno.ENOSPC else error from None
+            raise disk_full(self.folder) if found_no_room(error, folder=self.folder) else error from None
         self._units_at += entry.units
         self._frames_at += entry.frames
 
