@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from audiolm.files import read_json, write_json
 

@@ -93,7 +93,7 @@ def _stages_of(root: Path) -> list[str]:
     """A public encoder is not trained, and piano has no fine stage."""
     path = root / "chain.json"
     chain = read_json(path, made_by="make train-all") if path.exists() else {}
-    left_out = {"encoder"} if chain.get("encoder") and not chain["encoder"].startswith(" ") else set()
+    left_out = {"encoder"} if chain.get("encoder") else set()
     left_out |= {"fine"} if chain.get("preset") == "piano" else set()
     return [stage for stage in RESULTS if stage not in left_out]
 
