@@ -144,7 +144,7 @@ KNOBS := DATA PRESET CODEC ENCODER LAYER RUN DEVICES NODES STRATEGY SECONDS_OF_S
 # Every stage that is not up to date becomes a job that runs `make STAGE` with the same knobs.
 train-all $(STAGES): chain
 	@$(AUDIOLM) submit $(@:train-all=report) --root $(ROOT) --partition "$(PARTITION)" --time "$(TIME)" --account "$(ACCOUNT)" \
-		--gpus "$(GPUS)" --cpus "$(CPUS)" --sbatch="$(SBATCH)" -- $(foreach knob,$(KNOBS),$(if $($(knob)),"$(knob)=$($(knob))"))
+		--gpus "$(GPUS)" --cpus "$(CPUS)" --sbatch="$(SBATCH)" --knobs $(foreach knob,$(KNOBS),$(if $($(knob)),"$(knob)=$($(knob))"))
 else
 train-all: report ## every stage, the generator, continuations and a report
 	@echo; $(AUDIOLM) results --root $(ROOT); echo

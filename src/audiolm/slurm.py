@@ -107,10 +107,10 @@ def queued(jobs: Iterable[int]) -> dict[int, JobState]:
     Raises:
         SlurmError: if squeue is not there or does not answer.
     """
-    found = {}
+    wanted, found = set(jobs), {}
     for line in run_slurm("squeue", "--noheader", "--format=%i|%T|%R").splitlines():
         number, state, reason = line.split("|", 2)
-        if number.isdigit() and int(number) in set(jobs):
+        if number.isdigit() and int(number) in wanted:
             found[int(number)] = JobState(state, reason.strip("()"))
     return found
 

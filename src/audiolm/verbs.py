@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         ("sbatch", "other options of sbatch, in one word"),
     ):
         submit.add_argument(f"--{name}", default="", help=help)
-    submit.add_argument("knobs", nargs="*", help="after --: the Makefile's knobs, NAME=VALUE")
+    submit.add_argument("--knobs", nargs="*", default=[], help="the Makefile's, NAME=VALUE")
 
     status = add("status", _status, "the chain: stage, state, job, step, loss, time left, last checkpoint, GPU hours")
     _root(status)
@@ -309,7 +309,9 @@ def _submit(options: argparse.Namespace) -> None:
         after = (
             ", after " + ", ".join(f"{stage} ({number})" for stage, number in job.needs.items()) if job.needs else ""
         )
-        print(f"{job.stage:<9} job {job.job}: {job.processes} processes{after}; log {job.log}")
+        print(
+            f"{job.stage:<9} job {job.job}: {job.processes} process{'es' * (job.processes > 1)}{after}; log {job.log}"
+        )
 
 
 def _status(options: argparse.Namespace) -> None:
