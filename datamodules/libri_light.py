@@ -17,6 +17,7 @@ from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers
 from datamodules.token_windows import TrainingWindows, ValidationWindows
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
+from datamodules.workers import outlast_signals
 
 
 class LibriLightDataModule(L.LightningDataModule):
@@ -197,6 +198,7 @@ class LibriLightDataModule(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=outlast_signals,
             pin_memory=self._trainer.strategy.root_device.type == "cuda",
         )
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from audiolm.checksums import DamagedError, verify
+
 FORMAT = 1
 HEADER = "audiolm"  # the key of our header inside a trainer's checkpoint
 WEIGHTS_PREFIX = "model."  # where a stage module keeps its pure module
@@ -73,7 +75,7 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
     """Read a checkpoint that `lightning fit` wrote, running no code from it.
 
     Args:
-        path: a `best.ckpt` or `last.ckpt`.
+        path: a `best.ckpt` or one of `resume/`.
         stage: the stage it has to come from, or several of which one.
 
     Raises:
@@ -87,6 +89,10 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
             f"{path} is not there. The {stage} stage writes it: run `make {stage}`, "
             f"or `lightning fit -c stages/{stage}.yaml`."
         )
+    try:
+        verify(path)
+    except DamagedError as error:
+        raise ValueError(f"{error} Else put a copy back, or remove it and train the {stage} stage again.") from error
     try:
         content = cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:

@@ -15,17 +15,19 @@ from audiolm.errors import OutOfMemoryError, is_out_of_memory
 from audiolm.files import read_json, set_aside, write_json
 from audiolm.generator.stage_sampling import stage_sampling
 from audiolm.stages.checkpoint_io import AtomicCheckpointIO
+from audiolm.stages.failure import FirstCause
 from audiolm.stages.heartbeat import Heartbeat
+from audiolm.stages.one_run import WRITING_VERBS, one_run, prepared, slurm_without_requeue
 from audiolm.stages.progress import StageProgress
 from audiolm.stages.record import StageRecord
+from audiolm.stages.resume import FOLDER as RESUME_FOLDER
+from audiolm.stages.resume import NEWEST, ResumeCheckpoints
 
 EXPECTED_WARNINGS = (  # what Lightning says of things that are meant
     ".*does not have many workers.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*exists and is not empty.*",
-    ".*there is no last checkpoint available.*",  # the first start of a stage that continues by itself
     ".*returned `None`, this fit will run with no optimizer.*",  # the tokenizer stage
-    ".*manual optimization and every_n_train_steps.*",  # the codec: the state after the step is what is wanted
     ".*your dataloader is not resumable.*",  # the data module is: its batches are numbered
     ".*predict returned None.*",  # the tokens go to the store
     ".*across ranks is zero.*",  # a finished prediction started again
@@ -45,10 +47,16 @@ class StageCLI(LightningCLI):
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--root` and the two checkpoint groups: `checkpoint` keeps the best, `resume` the last."""
+        """Add `--root` and the two checkpoint groups: `checkpoint` keeps the best, `resume` the newest."""
         parser.add_argument("--root", type=str, default="checkpoints", help="folder of the chain")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ModelCheckpoint, "resume")
+        parser.add_lightning_class_args(ResumeCheckpoints, "resume")
+        parser.add_argument(
+            "--collective_timeout_minutes",
+            type=float,
+            default=30.0,
+            help="how long processes wait for one that stays away",
+        )
         parser.link_arguments("root", "model.init_args.root")
         parser.link_arguments("root", "data.init_args.root")
 
@@ -56,8 +64,8 @@ class StageCLI(LightningCLI):
         """Fill in what the configuration leaves open, and look at what the classes could not say well."""
         config = self.config[self.subcommand]
         folder = Path(config.root) / stage_name(config.model)
-        for group in (config.checkpoint, config.resume):
-            group.dirpath = group.dirpath or str(folder)
+        config.checkpoint.dirpath = config.checkpoint.dirpath or str(folder)
+        config.resume.dirpath = config.resume.dirpath or str(folder / RESUME_FOLDER)
         if config.trainer.precision is None:
             config.trainer.precision = machine_precision(config.trainer.accelerator)
         config.trainer.default_root_dir = config.trainer.default_root_dir or str(folder)
@@ -76,10 +84,20 @@ class StageCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer, with checkpoints that are written whole or not at all."""
-        return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
+        trainer = super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO(), *slurm_without_requeue()])
+        return prepared(trainer, self.model, minutes=self._get(self.config_init, "collective_timeout_minutes"))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand not in WRITING_VERBS:
+            super()._run_subcommand(subcommand)
+            return
+        with one_run(self.trainer, self.model, verb=subcommand):
+            super()._run_subcommand(subcommand)
 
     def fit(self, **arguments: Any) -> None:
         """Train, in the trainer's place; where memory runs out, say which settings decide how much is needed."""
+        if arguments.get("ckpt_path") == "last":
+            arguments["ckpt_path"] = NEWEST
         try:
             self.trainer.fit(**arguments)
         except (RuntimeError, MemoryError) as error:
@@ -178,7 +196,10 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [StageProgress(), StageRecord(), Heartbeat()], "use_distributed_sampler": False},
+        trainer_defaults={
+            "callbacks": [StageProgress(), StageRecord(), Heartbeat(), FirstCause()],
+            "use_distributed_sampler": False,
+        },
         seed_everything_default=0,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

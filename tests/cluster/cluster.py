@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ class Cluster:
         self.folder, self.nodes = folder, [f"n{number + 1}" for number in range(nodes)]
         self.config = folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,6 +69,8 @@ class Cluster:
         munge = self.folder / "munge"
         subprocess.run(["mungekey", "--create", f"--keyfile={munge}/key"], check=True)
         self.config.write_text(self._configuration())
+        guard = [sys.executable, __file__, str(self.folder)]  # it ends all when its input ends, that is, when we do
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         files = [
             f"--{name}={munge}/{file}"
             for name, file in (("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"))
@@ -92,7 +96,7 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """As a power cut does: its daemon and everything that runs there end at once."""
         daemon = self._daemons.pop(node)
-        for process in [daemon.pid, *self._processes_of(node)]:
+        for process in [daemon.pid, *processes_with(f"SLURM_CONF={self.config}", f"SLURMD_NODENAME={node}")]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         daemon.wait()
@@ -114,23 +118,12 @@ class Cluster:
         return next(word.partition("=")[2] for word in said.split() if word.startswith(f"{name}="))
 
     def stop(self) -> None:
-        """End jobs, daemons and what they started."""
-        if "slurmctld" in self._daemons:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.command("scancel", "--state=PENDING", "--user=root", check=False)
-                self.command("scancel", "--user=root", check=False)
-        for node in self.nodes:
-            for process in self._processes_of(node):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-        for daemon in reversed(list(self._daemons.values())):
-            daemon.terminate()
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
-        self._daemons.clear()
+        """End daemons, jobs and all they started, and remove the folder."""
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+            self._guard.wait()
+        for daemon in self._daemons.values():
+            daemon.wait()
 
     def logs(self) -> str:
         """The ends of all logs."""
@@ -143,19 +136,6 @@ class Cluster:
             self._daemons[name] = subprocess.Popen(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-
-    def _processes_of(self, node: str) -> set[int]:
-        """Steps, tasks and batch scripts on a node of this cluster: they carry its name and ours in their environment."""
-        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.config}".encode()}
-        found = set()
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                if marks <= set((entry / "environ").read_bytes().split(b"\0")):
-                    found.add(int(entry.name))
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    if "slurmstepd" in Path(f"/proc/{parent}/comm").read_text():
-                        found.add(parent)
-        return found - {os.getpid()}
 
     def _configuration(self) -> str:
         host = socket.gethostname().partition(".")[0]
@@ -194,9 +174,39 @@ class Cluster:
         return "\n".join(lines) + "\n"
 
 
+def processes_with(*marks: str) -> set[int]:
+    """Processes that carry all these words in their environment, and the step daemons of SLURM that look after them."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if {mark.encode() for mark in marks} <= set((entry / "environ").read_bytes().split(b"\0")):
+                found.add(int(entry.name))
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if "slurmstepd" in Path(f"/proc/{parent}/comm").read_text():
+                    found.add(parent)
+    return found - {os.getpid()}
+
+
+def end_when_input_ends(folder: Path) -> None:
+    """Wait for the end of our input; then end every process of the cluster in `folder`, and remove that."""
+    sys.stdin.read()
+    for _ in range(10):  # what is just being started, too
+        for process in (left := processes_with(f"SLURM_CONF={folder}/slurm.conf")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        if not left:
+            break
+        time.sleep(0.2)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+if __name__ == "__main__":
+    end_when_input_ends(Path(sys.argv[1]))

@@ -31,7 +31,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ import platform
 import resource
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from audiolm.files import atomic_path, write_json
+from audiolm.checksums import sealed_path
+from audiolm.files import write_json
 
 
 def keeps_last(trainer: L.Trainer) -> bool:
@@ -52,10 +54,10 @@ class StageRecord(L.Callback):
         """Write the record. A run that was killed between its last step and its end had nothing left to do."""
         if not trainer.is_global_zero or trainer.interrupted:
             return
-        last = pl_module.folder / "last.ckpt"
-        if not self._trained and keeps_last(trainer) and last.is_file():
-            with atomic_path(pl_module.folder / "best.ckpt") as temporary:
-                shutil.copyfile(last, temporary)
+        if not self._trained and keeps_last(trainer) and trainer.ckpt_path:
+            last = Path(trainer.ckpt_path)
+            with sealed_path(pl_module.folder / "best.ckpt") as temporary:
+                (shutil.copytree if last.is_dir() else shutil.copyfile)(last, temporary)
         self._write(trainer, pl_module)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
