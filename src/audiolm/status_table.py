@@ -25,7 +25,7 @@ def print_status(status: ChainStatus, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, LEAST_COLUMNS)
-    table = Table(title=f"Chain {status.root}", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for heading, justify in (
         ("stage", "left"),
         ("state", "left"),
@@ -39,6 +39,7 @@ def print_status(status: ChainStatus, console: Console | None = None) -> None:
     table.add_column("where or why", overflow="fold")
     for stage in status.stages:
         table.add_row(*_row(stage))
+    console.print(Text(f"Chain {status.root}"))
     console.print(table)
     console.print(_total(status))
     for words in status.next:
