@@ -79,7 +79,7 @@ $(foreach stage,encoder tokenizer semantic coarse fine,$(eval config.$(stage) :=
 # the prerequisites of a stage's result
 needed = $(foreach stage,$(needs.$(1)),$(made.$(stage))) $(if $(config.$(1)),lightning.yaml $(call configs,$(config.$(1))))
 
-.PHONY: help setup setup-evaluation check test test-cluster train-all chain graph status $(STAGES) clean
+.PHONY: help setup setup-evaluation check test test-long test-cluster train-all chain graph status $(STAGES) clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
@@ -124,6 +124,9 @@ check: $(READY) ## style and types
 
 test: $(READY) ## the tests (no network, no GPU, no data)
 	$(BIN)/pytest
+
+test-long: $(READY) ## the long ones: kills at every moment, resume of every stage
+	$(BIN)/pytest tests/long
 
 test-cluster: $(READY) ## the tests on a real SLURM cluster of two nodes, made here: root, and installs SLURM if it is missing
 	$(BIN)/pytest tests/cluster

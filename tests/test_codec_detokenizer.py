@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from audiolm.checksums import sidecar
 from audiolm.codec.detokenizer import Detokenizer, DetokenizerConfig
 from audiolm.evaluation.which_codec import load_codec
 
@@ -68,5 +69,6 @@ def test_a_detokenizer_of_another_codec_is_refused(
     content = torch.load(path, weights_only=True)
     content["state_dict"]["model.quantizer.codebooks"] += 1
     torch.save(content, path)
+    sidecar(path).unlink()
     with pytest.raises(ValueError, match="another codec"):
         load_codec(root / "detokenizer_codes")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audiolm.audio import audio_info, read_audio, write_audio
 from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.checksums import sidecar
 from audiolm.corpus import prepare
 from audiolm.evaluation.abx import AbxSettings, compare_items, measure_abx
 from audiolm.evaluation.abx_items import Item
@@ -356,6 +357,7 @@ def test_a_choice_holds_for_its_encoder_only(root: Path, tmp_path: Path) -> None
     content = torch.load(tmp_path / "encoder" / "best.ckpt", weights_only=True)
     content["state_dict"]["model.subsampling.norm.bias"] += 1  # trained a little longer
     torch.save(content, tmp_path / "encoder" / "best.ckpt")
+    sidecar(tmp_path / "encoder" / "best.ckpt").unlink(missing_ok=True)
     with pytest.raises(ValueError, match=rf"layer {other} of another encoder .* Run audiolm evaluate layers again"):
         make_encoder(EncoderConfig(), root=tmp_path)
     with pytest.raises(ValueError, match="another encoder"):

@@ -71,11 +71,27 @@ def publish(temporary: Path, path: Path) -> None:
 def discard(path: Path) -> None:
     """Remove a checkpoint with its checksum. A kill in between leaves nothing that could be taken for a checkpoint."""
     if path.is_dir():
-        outgoing = path.with_name(f".{path.name}.{os.getpid()}.old")
+        outgoing = path.with_name(f".{path.name}.{os.getpid()}.part")
         os.rename(path, outgoing)
         path = outgoing
     remove(path)
     sidecar(path).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clear what killed writers left in a folder: half-written things, and checksums without their file. Whole folders that
+    `publish` was about to replace get their names back."""
+    for outgoing in folder.glob(".*.old"):
+        path = folder / outgoing.name[1:].rsplit(".", 2)[0]
+        if path.exists():
+            remove(outgoing)
+        else:
+            os.rename(outgoing, path)
+    for half in folder.glob(".*.part"):
+        remove(half)
+    for sums in folder.glob("*.ckpt.sha256"):
+        if not sums.with_suffix("").exists():
+            sums.unlink()
 
 
 def verify(path: Path | str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from audiolm.cli import TRAINER_VERBS
 from audiolm.evaluate_verbs import add_evaluate
+from audiolm.lock import only_one
 
 if TYPE_CHECKING:
     from audiolm.generator import StageSampling
@@ -142,7 +143,7 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
 def _demo_corpus(options: argparse.Namespace) -> None:
     from audiolm.demo_corpus import write_demo_corpus
 
-    with _progress("demo corpus") as progress:
+    with only_one(options.out, what="audiolm demo-corpus"), _progress("demo corpus") as progress:
         report = write_demo_corpus(
             options.out,
             voices=options.voices,
@@ -156,7 +157,7 @@ def _demo_corpus(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     from audiolm.corpus import prepare
 
-    with _progress("prepare") as progress:
+    with only_one(options.root / "manifest.jsonl", what="audiolm prepare"), _progress("prepare") as progress:
         report = prepare(
             options.data,
             options.root,
@@ -174,7 +175,8 @@ def _compose(options: argparse.Namespace) -> None:
     from audiolm.generator.folder import compose
 
     out = options.out or options.root / "generator"
-    compose(options.root, out)
+    with only_one(out, what="audiolm compose"):
+        compose(options.root, out)
     print(f"Composed {out}")
 
 
@@ -254,19 +256,21 @@ def _sampling(options: argparse.Namespace) -> "StageSampling":
 def _samples(options: argparse.Namespace) -> None:
     from audiolm.evaluation.samples import write_samples
 
-    write_samples(
-        options.root,
-        seconds=options.seconds,
-        prompt_seconds=options.prompt_seconds,
-        count=options.count,
-        seed=options.seed,
-    )
+    with only_one(options.root / "samples", what="audiolm samples"):
+        write_samples(
+            options.root,
+            seconds=options.seconds,
+            prompt_seconds=options.prompt_seconds,
+            count=options.count,
+            seed=options.seed,
+        )
 
 
 def _report(options: argparse.Namespace) -> None:
     from audiolm.evaluation.report import write_report
 
-    print(f"Wrote {write_report(options.root)}")
+    with only_one(options.root / "report", what="audiolm report"):
+        print(f"Wrote {write_report(options.root)}")
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Chains on a real SLURM cluster of two nodes: to the end, preempted, with a node that dies, with a stage that fails."""
 
+import csv
 import json
 import subprocess
 from pathlib import Path
@@ -63,8 +64,11 @@ def assert_went_on(clone: Clone, run: str, straight: Path, *, starts: int) -> No
         == json.loads((straight / "done.json").read_text())["steps"]
     )
     assert json.loads((folder / "heartbeat.json").read_text())["start"] == starts
-    first = [path.read_text().splitlines()[1] for path in sorted(folder.glob("log/version_*/metrics.csv"))]
-    assert len(first) == starts, first
+    logs = [list(csv.DictReader(path.open())) for path in sorted(folder.glob("log/version_*/metrics.csv"))]
+    first_steps = [min(int(row["step"]) for row in log) for log in logs]
+    assert len(first_steps) == starts
+    assert first_steps[0] == 0
+    assert all(step >= 4 for step in first_steps[1:]), first_steps  # where the first checkpoint was
     ours, theirs = (torch.load(f / "best.ckpt", weights_only=True)["state_dict"] for f in (folder, straight))
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from audiolm import checkpoint
@@ -71,9 +72,33 @@ class StageModule(L.LightningModule, abc.ABC):
                 f"This run of the {self.name} stage cannot continue from that checkpoint: {details}. Train afresh "
                 f"(move {self.folder} away), or restore the configuration it was made with."
             )
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.dirpath:
+            follow_folder(checkpoint_.get("callbacks", {}), str(best.dirpath))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make a step's randomness (dropout, quantizer dropout) a function of seed, step and rank, and of nothing else."""
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         torch.manual_seed(hash((seed, self.trainer.global_step, accumulated, self.global_rank)) % 2**63)
+
+
+def follow_folder(callbacks: dict[str, Any], folder: str) -> None:
+    """Let what a checkpoint remembers of the best one follow a folder that was moved, or is mounted elsewhere.
+
+    Without this Lightning forgets the best score, and takes the next validation's for it.
+
+    Args:
+        callbacks: the states of a checkpoint's callbacks, changed in place.
+        folder: where the best checkpoint is kept now.
+    """
+    for state in callbacks.values():
+        if isinstance(state, dict) and "best_k_models" in state and state["dirpath"] not in (None, folder):
+            before, state["dirpath"] = state["dirpath"], folder
+
+            def moved(path: str, *, before: str = before) -> str:
+                return folder + path.removeprefix(before) if path.startswith(before) else path
+
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[name] = moved(state[name])
+            state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}

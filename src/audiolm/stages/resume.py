@@ -8,8 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from audiolm.checksums import DamagedError, discard, publish, sidecar, verify
-from audiolm.files import remove
+from audiolm.checksums import DamagedError, discard, publish, remove_leftovers, verify
 from audiolm.stages.agreement import Agreement
 from audiolm.stages.interruption import Interrupted, StopRequest, requeue_slurm_job, say
 
@@ -51,7 +50,8 @@ class ResumeCheckpoints(Checkpoint):
         super().__init__()
         if every_n_train_steps is None and every_minutes is None:
             raise ValueError("resume: give every_n_train_steps or every_minutes; without either nothing would be saved")
-        if (every_n_train_steps or 1) < 1 or (1 if every_minutes is None else every_minutes) <= 0 or keep < 1:
+        steps, minutes = (1 if given is None else given for given in (every_n_train_steps, every_minutes))
+        if steps < 1 or minutes <= 0 or keep < 1:
             raise ValueError(
                 "resume: every_n_train_steps and keep must be at least 1 and every_minutes positive, got "
                 f"{every_n_train_steps}, {keep} and {every_minutes}"
@@ -72,7 +72,8 @@ class ResumeCheckpoints(Checkpoint):
         if stage == "fit":
             self._agreement = Agreement(2, timeout=self.timeout)
             if trainer.is_global_zero:
-                remove_leftovers(self.dirpath)
+                for folder in (self.dirpath, self.dirpath.parent):
+                    remove_leftovers(folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over from Lightning, which would save inside the handler and wait for the others there."""
@@ -222,16 +223,6 @@ def goes_on_from_newest(trainer: L.Trainer, folder: Path) -> None:
         resume_start(path or None, weights_only=weights_only)
 
     connector.resume_start = resume_from_newest
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left under temporary names in a stage's folders, and checksums without a checkpoint."""
-    for place in (folder, folder.parent):
-        for path in [*place.glob(".*.part"), *place.glob(".*.old")]:
-            remove(path)
-    for path in folder.glob("step-*.ckpt.sha256"):
-        if sidecar(path.with_suffix("")) == path and not path.with_suffix("").exists():
-            path.unlink()
 
 
 def _flush(trainer: L.Trainer) -> None:
