@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from clone import Clone
 from cluster import Cluster, wait_until
-from conftest import Clone
 
 pytestmark = pytest.mark.timeout(1200)
 
