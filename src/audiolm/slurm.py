@@ -111,7 +111,7 @@ def queued(jobs: Iterable[int]) -> dict[int, JobState]:
     for line in run_slurm("squeue", "--noheader", "--format=%i|%T|%R").splitlines():
         number, state, reason = line.split("|", 2)
         if number.isdigit() and int(number) in wanted:
-            found[int(number)] = JobState(state, reason.strip("()"))
+            found[int(number)] = JobState(state, "" if reason == "(None)" else reason.strip("()"))
     return found
 
 
