@@ -9,18 +9,27 @@ CODEC ?=
 ENCODER ?=
 LAYER ?=
 RUN ?=
-DEVICES ?= auto
-NODES ?= 1
-STRATEGY ?= auto
+DEVICES ?=
+NODES ?=
+STRATEGY ?=
 PYTHON ?= python3
 SECONDS_OF_SPEECH ?= 7
 
 ROOT := checkpoints$(if $(RUN),/runs/$(RUN))
 CORPUS := $(or $(DATA),$(ROOT)/demo-corpus)
 BIN := .venv/bin
-READY := .venv/ready
+READY := $(if $(filter .venv/bin,$(BIN)),.venv/ready)
 AUDIOLM := $(BIN)/audiolm
-CHAIN := $(ROOT)/chain.json
+# how a stage's processes are started, before the command itself; stages/slurm.sbatch sets it to srun
+LAUNCH :=
+# of SLURM=1; read from the command line only, because other tools use such names in the environment
+SLURM :=
+PARTITION :=
+TIME :=
+ACCOUNT :=
+GPUS :=
+CPUS :=
+SBATCH :=
 
 # the codec is trained, or is a public one; that has one configuration for all presets
 CODEC_STAGE := $(if $(CODEC),codec_pretrained,codec)
@@ -36,10 +45,41 @@ encoder_options := $(if $(LAYER),--model.encoder.layer $(LAYER))
 endif
 # a stage's configurations: the paper's, then the preset's overlay
 configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out codec_pretrained,$(1)),stages/$(PRESET)/$(1).yaml))
-lightning = $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
-	--trainer.devices $(DEVICES) --trainer.num_nodes $(NODES) --trainer.strategy $(STRATEGY)
+lightning = $(LAUNCH) $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
+	$(if $(DEVICES),--trainer.devices $(DEVICES)) $(if $(NODES),--trainer.num_nodes $(NODES)) \
+	$(if $(STRATEGY),--trainer.strategy $(STRATEGY))
 
-.PHONY: help setup setup-evaluation check test test-long train-all chain corpus codec encoder tokenizer tokens semantic coarse fine generator samples report clean
+# the stages in order; what each makes, of what earlier stages, and the name of its configurations if it is Lightning's
+STAGES := corpus codec encoder tokenizer tokens semantic coarse fine generator samples report
+made.corpus := $(ROOT)/manifest.jsonl
+made.codec := $(ROOT)/codec/done.json
+made.encoder := $(ROOT)/encoder/done.json
+made.tokenizer := $(ROOT)/tokenizer/done.json
+made.tokens := $(ROOT)/tokens/sealed.json
+made.semantic := $(ROOT)/semantic/done.json
+made.coarse := $(ROOT)/coarse/done.json
+made.fine := $(ROOT)/fine/done.json
+made.generator := $(ROOT)/generator/config.json
+made.samples := $(ROOT)/samples/samples.json
+made.report := $(ROOT)/report/index.html
+needs.codec := corpus
+needs.encoder := corpus
+needs.tokenizer := $(if $(ENCODER),corpus,encoder)
+needs.tokens := codec tokenizer
+needs.semantic := tokens
+needs.coarse := tokens
+needs.fine := tokens
+# piano has no fine stage: its coarse stage predicts all levels
+needs.generator := semantic coarse $(if $(filter piano,$(PRESET)),,fine)
+needs.samples := generator
+needs.report := samples
+config.codec := $(CODEC_STAGE)
+config.tokens := tokenize
+$(foreach stage,encoder tokenizer semantic coarse fine,$(eval config.$(stage) := $(stage)))
+# the prerequisites of a stage's result
+needed = $(foreach stage,$(needs.$(1)),$(made.$(stage))) $(if $(config.$(1)),lightning.yaml $(call configs,$(config.$(1))))
+
+.PHONY: help setup setup-evaluation check test test-long test-cluster train-all chain graph status $(STAGES) clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
@@ -52,14 +92,17 @@ help: ## this list
 	@echo "  ENCODER=NAME    a public encoder instead of a trained one, with LAYER: a HuBERT, WavLM, w2v-BERT 2.0; or mfcc"
 	@echo "  LAYER=N         which layer of the encoder becomes units; of a trained one also by audiolm evaluate layers"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
-	@echo "  DEVICES=auto NODES=1 STRATEGY=auto    processes per node, nodes, and auto | ddp | …"
+	@echo "  DEVICES=N NODES=N STRATEGY=NAME    processes per node, nodes, and auto | ddp | …; default: what the stage's YAML says"
+	@echo "  SLURM=1         submit the stages as jobs instead of running them here; with it:"
+	@echo "  PARTITION= TIME= ACCOUNT=    as sbatch takes them; SBATCH=\"…\" for whatever else it takes"
+	@echo "  GPUS=N CPUS=N   GPUs per node (default: one a process if the partition has any), CPUs per process"
 
 # ---------------------------------------------------------------------------------------------------- set-up and checks
 
 setup: $(READY) ## .venv with everything pyproject.toml names
 
 # faiss-gpu where there is an NVIDIA GPU, faiss-cpu elsewhere
-$(READY): pyproject.toml
+.venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -85,71 +128,89 @@ test: $(READY) ## the tests (no network, no GPU, no data)
 test-long: $(READY) ## the long ones: kills at every moment, full disks, vanished files (root for the disks)
 	$(BIN)/pytest tests/long
 
+test-cluster: $(READY) ## the tests on a real SLURM cluster of two nodes, made here: root, and installs SLURM if it is missing
+	$(BIN)/pytest tests/cluster
+
 # ---------------------------------------------------------------------------------------------------- the chain
 
+status: $(READY) ## the chain: stage, state, job, step, loss, time left, last checkpoint, GPU hours
+	@$(AUDIOLM) status --root $(ROOT)
+
+# A stage a line, for `audiolm submit`: its name, what it waits for, its configurations.
+graph:
+	@: $(foreach stage,$(STAGES),$(info $(stage)|$(needs.$(stage))|$(if $(config.$(stage)),lightning.yaml $(call configs,$(config.$(stage))))))
+
+ifneq ($(SLURM),)
+$(if $(filter-out 1,$(SLURM)),$(error SLURM=$(SLURM) is not known: SLURM=1 submits jobs, without it everything runs here))
+KNOBS := DATA PRESET CODEC ENCODER LAYER RUN DEVICES NODES STRATEGY SECONDS_OF_SPEECH BIN
+
+# Every stage that is not up to date becomes a job that runs `make STAGE` with the same knobs.
+train-all $(STAGES): chain
+	@$(AUDIOLM) submit $(@:train-all=report) --root $(ROOT) --partition "$(PARTITION)" --time "$(TIME)" --account "$(ACCOUNT)" \
+		--gpus "$(GPUS)" --cpus "$(CPUS)" --sbatch="$(SBATCH)" --knobs $(foreach knob,$(KNOBS),$(if $($(knob)),"$(knob)=$($(knob))"))
+else
 train-all: report ## every stage, the generator, continuations and a report
 	@echo; $(AUDIOLM) results --root $(ROOT); echo
 	@echo "Listen:  $(ROOT)/report/index.html   (open it in a browser)"
 	@echo "         $$(ls $(ROOT)/samples/*.wav | head -1)   and $$(ls $(ROOT)/samples/*.wav | wc -l) wav files in all"
 	@echo "Speak:   $(BIN)/audiolm generate --generator $(ROOT)/generator --prompt some.wav --seconds 7 --out out/"
 
+corpus: $(made.corpus) ## the list of utterances            DATA -> manifest.jsonl
+codec: $(made.codec) ## SoundStream, or CODEC             audio -> codec/
+encoder: $(made.encoder) ## features, self-supervised         audio -> encoder/
+tokenizer: $(made.tokenizer) ## units: features, k-means         audio, encoder -> tokenizer/
+tokens: $(made.tokens) ## both token streams               audio, codec, tokenizer -> tokens/
+semantic: $(made.semantic) ## semantic LM                       tokens/ -> semantic/
+coarse: $(made.coarse) ## coarse acoustic LM                tokens/ -> coarse/
+fine: $(made.fine) ## fine acoustic LM                  tokens/ -> fine/
+generator: $(made.generator) ## one folder that speaks           all of the above -> generator/
+samples: $(made.samples) ## continuations of unseen speakers  generator -> samples/
+report: $(made.report) ## one page to look at and listen    everything -> report/
+endif
+
 # Refuses another DATA, PRESET, CODEC or ENCODER in the same chain. Runs first, every time; a prerequisite by order only.
 chain: $(READY)
 	@$(AUDIOLM) chain --root $(ROOT) --data "$(DATA)" --preset $(PRESET) --codec "$(CODEC)" \
 		--encoder "$(ENCODER)$(if $(and $(ENCODER),$(LAYER)), layer $(LAYER))"
 
-corpus: $(ROOT)/manifest.jsonl ## the list of utterances            DATA -> manifest.jsonl
-codec: $(ROOT)/codec/done.json ## SoundStream, or CODEC             audio -> codec/
-encoder: $(ROOT)/encoder/done.json ## features, self-supervised         audio -> encoder/
-tokenizer: $(ROOT)/tokenizer/done.json ## units: features, k-means         audio, encoder -> tokenizer/
-tokens: $(ROOT)/tokens/sealed.json ## both token streams               audio, codec, tokenizer -> tokens/
-semantic: $(ROOT)/semantic/done.json ## semantic LM                       tokens/ -> semantic/
-coarse: $(ROOT)/coarse/done.json ## coarse acoustic LM                tokens/ -> coarse/
-fine: $(ROOT)/fine/done.json ## fine acoustic LM                  tokens/ -> fine/
-generator: $(ROOT)/generator/config.json ## one folder that speaks           all of the above -> generator/
-samples: $(ROOT)/samples/samples.json ## continuations of unseen speakers  generator -> samples/
-report: $(ROOT)/report/index.html ## one page to look at and listen    everything -> report/
-
 $(ROOT)/demo-corpus/demo-corpus.json: | chain
 	$(AUDIOLM) demo-corpus --out $(ROOT)/demo-corpus
 
-$(ROOT)/manifest.jsonl: $(if $(DATA),,$(ROOT)/demo-corpus/demo-corpus.json) | chain
+$(made.corpus): $(if $(DATA),,$(ROOT)/demo-corpus/demo-corpus.json) | chain
 	$(AUDIOLM) prepare --data "$(CORPUS)" --root $(ROOT)
 
-$(ROOT)/codec/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,$(CODEC_STAGE)) | chain
+$(made.codec): $(call needed,codec) | chain
 	$(call lightning,fit,$(CODEC_STAGE)) $(if $(CODEC),--model.name "$(CODEC)") --ckpt_path last
 
-$(ROOT)/encoder/done.json: $(ROOT)/manifest.jsonl lightning.yaml $(call configs,encoder) | chain
+$(made.encoder): $(call needed,encoder) | chain
 	$(call lightning,fit,encoder) --ckpt_path last
 
-$(ROOT)/tokenizer/done.json: $(if $(ENCODER),$(ROOT)/manifest.jsonl,$(ROOT)/encoder/done.json) \
-		$(wildcard $(ROOT)/encoder/selected.json) lightning.yaml $(call configs,tokenizer) | chain
+$(made.tokenizer): $(call needed,tokenizer) $(wildcard $(ROOT)/encoder/selected.json) | chain
 	$(call lightning,fit,tokenizer) $(encoder_options)
 
-$(ROOT)/tokens/sealed.json: $(ROOT)/codec/done.json $(ROOT)/tokenizer/done.json lightning.yaml $(call configs,tokenize) | chain
+$(made.tokens): $(call needed,tokens) | chain
 	$(call lightning,predict,tokenize) --return_predictions false
 	@touch $@
 
-$(ROOT)/semantic/done.json: $(ROOT)/tokens/sealed.json lightning.yaml $(call configs,semantic) | chain
+$(made.semantic): $(call needed,semantic) | chain
 	$(call lightning,fit,semantic) --ckpt_path last
 
-$(ROOT)/coarse/done.json: $(ROOT)/tokens/sealed.json lightning.yaml $(call configs,coarse) | chain
+$(made.coarse): $(call needed,coarse) | chain
 	$(call lightning,fit,coarse) --ckpt_path last
 
-$(ROOT)/fine/done.json: $(ROOT)/tokens/sealed.json lightning.yaml $(call configs,fine) | chain
+$(made.fine): $(call needed,fine) | chain
 	$(call lightning,fit,fine) --ckpt_path last
 
-# piano has no fine stage: its coarse stage predicts all levels
-$(ROOT)/generator/config.json: $(ROOT)/semantic/done.json $(ROOT)/coarse/done.json $(if $(filter piano,$(PRESET)),,$(ROOT)/fine/done.json) | chain
+$(made.generator): $(call needed,generator) | chain
 	$(AUDIOLM) compose --root $(ROOT)
 
-$(ROOT)/samples/samples.json: $(ROOT)/generator/config.json | chain
+$(made.samples): $(call needed,samples) | chain
 	$(AUDIOLM) samples --root $(ROOT) --seconds $(SECONDS_OF_SPEECH)
 
-$(ROOT)/report/index.html: $(ROOT)/samples/samples.json | chain
+$(made.report): $(call needed,report) | chain
 	$(AUDIOLM) report --root $(ROOT)
 
 clean: ## remove the chain of RUN (asks first)
 	@read -r -p "Remove $(ROOT) and everything that was trained in it? [y/N] " answer && [ "$$answer" = y ] && \
-		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation} \
-		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json}
+		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation,slurm} \
+		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json,slurm.json}

@@ -24,6 +24,10 @@ ON_TOP = {
     "cli",
     "chain",
     "install",
+    "slurm",
+    "status",
+    "status_table",
+    "submit",
     "__main__",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -17,6 +17,7 @@ from audiolm.generator.stage_sampling import stage_sampling
 from audiolm.stages.checkpoint_io import AtomicCheckpointIO
 from audiolm.stages.failure import FirstCause
 from audiolm.stages.global_batch import share_batches
+from audiolm.stages.heartbeat import Heartbeat
 from audiolm.stages.one_run import WRITING_VERBS, one_run, prepared, slurm_without_requeue
 from audiolm.stages.progress import StageProgress
 from audiolm.stages.record import StageRecord
@@ -219,7 +220,7 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
-            "callbacks": [StageProgress(), StageRecord(), FirstCause()],
+            "callbacks": [StageProgress(), StageRecord(), Heartbeat(), FirstCause()],
             "use_distributed_sampler": False,
         },
         seed_everything_default=0,

@@ -105,6 +105,24 @@ def _parser() -> argparse.ArgumentParser:
     chain.add_argument("--preset", default="demo")
     chain.add_argument("--codec", default="", help="name or folder of a public codec; empty: one is trained")
     chain.add_argument("--encoder", default="", help="a public encoder and its layer; empty: one is trained")
+
+    submit = add("submit", _submit, "submit a stage and what it needs as SLURM jobs (`make … SLURM=1` does this)")
+    _root(submit)
+    submit.add_argument("stage", help="how far to go: a stage, up to report")
+    for name, help in (
+        ("partition", "where to run; empty: the cluster's default"),
+        ("time", "time limit of a job; it is queued again and goes on from there"),
+        ("account", "who pays"),
+        ("gpus", "GPUs per node; empty: one a process where the partition has any; 0: none"),
+        ("cpus", "CPUs per process"),
+        ("sbatch", "other options of sbatch, in one word"),
+    ):
+        submit.add_argument(f"--{name}", default="", help=help)
+    submit.add_argument("--knobs", nargs="*", default=[], help="the Makefile's, NAME=VALUE")
+
+    status = add("status", _status, "the chain: stage, state, job, step, loss, time left, last checkpoint, GPU hours")
+    _root(status)
+    status.add_argument("--json", action="store_true", help="the same as JSON")
     return parser
 
 
@@ -275,3 +293,34 @@ def _chain(options: argparse.Namespace) -> None:
     from audiolm.chain import check_chain
 
     check_chain(options.root, data=options.data, preset=options.preset, codec=options.codec, encoder=options.encoder)
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from audiolm.submit import ClusterOptions, submit
+
+    cluster = ClusterOptions(
+        partition=options.partition,
+        time=options.time,
+        account=options.account,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        extra=options.sbatch,
+    )
+    jobs = submit(options.stage, root=options.root, options=cluster, knobs=options.knobs)
+    if not jobs:
+        print(f"{options.stage} is up to date: nothing to submit.")
+    for job in jobs.values():
+        after = (
+            ", after " + ", ".join(f"{stage} ({number})" for stage, number in job.needs.items()) if job.needs else ""
+        )
+        print(
+            f"{job.stage:<9} job {job.job}: {job.processes} process{'es' * (job.processes > 1)}{after}; log {job.log}"
+        )
+
+
+def _status(options: argparse.Namespace) -> None:
+    from audiolm.status import chain_status
+    from audiolm.status_table import print_status, status_json
+
+    status = chain_status(options.root)
+    print(status_json(status)) if options.json else print_status(status)

@@ -1,5 +1,6 @@
 """One line of progress: stage, step, loss, time left. A bar on a terminal, a line now and then in a log file."""
 
+import math
 import time
 from typing import Any
 
@@ -9,6 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LOG_LINES = 10  # lines per stage where there is no terminal
+
+
+def steps_done(trainer: L.Trainer) -> int:
+    """Optimizer steps so far where a stage counts those; else batches of this pass."""
+    if trainer.state.fn == "predict":
+        return trainer.predict_loop.batch_progress.current.ready
+    return trainer.global_step if trainer.max_steps > 0 else trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def steps_in_all(trainer: L.Trainer) -> int | None:
+    """How many `steps_done` there will be; None as long as the data is not counted."""
+    if trainer.state.fn == "predict":
+        return int(sum(trainer.num_predict_batches))
+    steps = trainer.max_steps if trainer.max_steps > 0 else trainer.num_training_batches
+    return int(steps) if math.isfinite(steps) else None
 
 
 class StageProgress(ProgressBar):
@@ -35,12 +51,11 @@ class StageProgress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar."""
-        total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.num_training_batches)
-        self._open(pl_module, total=total, done=self._steps(trainer))
+        self._open(pl_module, total=steps_in_all(trainer) or 1, done=steps_done(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Move the bar."""
-        self._show(self._steps(trainer), self._losses(trainer, pl_module))
+        self._show(steps_done(trainer), self._losses(trainer, pl_module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar as it is."""
@@ -62,12 +77,6 @@ class StageProgress(ProgressBar):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the terminal clean for the error."""
         self._close()
-
-    @staticmethod
-    def _steps(trainer: L.Trainer) -> int:
-        return (
-            trainer.global_step if trainer.max_steps > 0 else trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        )
 
     def _losses(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
         shown = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
