@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from numpy.random import Generator
 from torch.utils.data import Dataset
 
@@ -44,7 +45,7 @@ class ValidationWindows(Dataset[TokenBatch]):
     def __init__(self, windows: Windows, layout: StageLayout, *, batch_size: int) -> None:
         self.windows, self.layout, self.batch_size = windows, layout, batch_size
         every = windows.all()
-        self._every = [every[position] for position in generator(0).permutation(len(every))]
+        self._every = every.in_order(generator(0).permutation(len(every)).astype(np.uint32))
         self._pool: tuple[int, list[list[TokenSequence]]] = (-1, [])
 
     def __len__(self) -> int:
