@@ -83,9 +83,9 @@ def child(options: argparse.Namespace, case: str) -> dict[str, Any]:
 
 
 def run_case(options: argparse.Namespace) -> dict[str, Any]:
+    import store_cases
     import torch
 
-    import store_cases
     from audiolm.tokens import windows  # noqa: F401 (imports are not what is measured)
 
     torch.set_num_threads(1)

@@ -143,7 +143,12 @@ def long(options: argparse.Namespace) -> dict[str, Any]:
             windows.read(window)
         most = max(most, common.resident_gb())
     read_gb = 100 * options.windows * 10 * 50 * 12 * 2 / 2**30
-    return {"windows": 100 * options.windows, "read_gb": round(read_gb, 2), "before_gb": round(before, 3), "most_gb": round(most, 3)}
+    return {
+        "windows": 100 * options.windows,
+        "read_gb": round(read_gb, 2),
+        "before_gb": round(before, 3),
+        "most_gb": round(most, 3),
+    }
 
 
 class RssOfWorker(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -249,7 +254,11 @@ def write_manifest_(options: argparse.Namespace) -> dict[str, Any]:
     manifest = Manifest(Path("/corpus"), tuple(synthetic_utterances(options.utterances)))
     seconds = best_seconds(lambda: write_manifest(manifest, path), repeats=1)
     columns = sum(file.stat().st_size for file in path.parent.glob("*.columns/*"))
-    return {"s": round(seconds, 1), "text_gb": round(path.stat().st_size / 2**30, 3), "columns_gb": round(columns / 2**30, 3)}
+    return {
+        "s": round(seconds, 1),
+        "text_gb": round(path.stat().st_size / 2**30, 3),
+        "columns_gb": round(columns / 2**30, 3),
+    }
 
 
 def read_manifest_(options: argparse.Namespace) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class LibriLightDataModule(L.LightningDataModule):
             )
             return self._loader(batches, None)
         finished = stage.finished_utterances()
-        todo = [utterance for utterance in self.manifest.utterances if utterance.id not in finished]
+        todo = self.manifest.utterances.without(finished)
         return self._loader(WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz), None)
 
     def state_dict(self) -> dict[str, int]:
@@ -183,7 +183,7 @@ class LibriLightDataModule(L.LightningDataModule):
         if self.view == "tokens":
             windows = len(self._windows("train").all())
         else:
-            seconds = sum(utterance.seconds for utterance in self.manifest.split("train"))
+            seconds = float(self.manifest.split("train").seconds.sum())
             windows = round(seconds / self.window_seconds)
         return max(1, windows // (self.batch_size * trainer.world_size))
 

@@ -3,15 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiolm.audio import AudioError, is_silent, read_audio
-from audiolm.manifest import Manifest, Utterance
+from audiolm.manifest import Manifest, Utterance, Utterances
 from datamodules.sampling import generator
+
+Rate = TypeVar("Rate", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,13 @@ class CropReader:
     def __init__(self, manifest: Manifest, *, sample_rate_hz: int, window_samples: int) -> None:
         self.manifest, self.sample_rate_hz, self.window_samples = manifest, sample_rate_hz, window_samples
 
-    def file_samples(self, utterance: Utterance) -> int:
-        """Samples of a full window, in the file's own rate."""
-        return -(-self.window_samples * utterance.sample_rate_hz // self.sample_rate_hz)
+    def file_samples(self, file_rate_hz: Rate) -> Rate:
+        """Samples of a full window, in the rate of a file, or of each of an array of them."""
+        return -(-self.window_samples * file_rate_hz // self.sample_rate_hz)
 
     def read(self, utterance: Utterance, offset: int) -> Tensor:
         """(samples,) at most one window, from `offset` samples (of the file's rate) into the utterance."""
-        wanted = min(self.file_samples(utterance), utterance.samples - offset)
+        wanted = min(self.file_samples(utterance.sample_rate_hz), utterance.samples - offset)
         audio = read_audio(
             self.manifest.root / utterance.path,
             sample_rate_hz=self.sample_rate_hz,
@@ -74,7 +78,7 @@ class TrainingCrops(Dataset[WaveformBatch]):
 
     def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int, seed: int) -> None:
         self.reader, self.utterances, self.batch_size, self.seed = reader, utterances, batch_size, seed
-        self._ends = np.cumsum([utterance.seconds for utterance in utterances])
+        self._ends = np.cumsum(Utterances.of(utterances).seconds)
 
     def __getitem__(self, number: int) -> WaveformBatch:
         random = generator(self.seed, number)
@@ -82,7 +86,7 @@ class TrainingCrops(Dataset[WaveformBatch]):
         crops = []
         for pick in picks:
             utterance = self.utterances[min(int(pick), len(self.utterances) - 1)]
-            room = max(0, utterance.samples - self.reader.file_samples(utterance))
+            room = max(0, utterance.samples - self.reader.file_samples(utterance.sample_rate_hz))
             crops.append(self.reader.read(utterance, int(random.integers(0, room + 1))))
         return self.reader.collate(crops)
 
@@ -92,22 +96,28 @@ class ValidationCrops(Dataset[WaveformBatch]):
 
     def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int) -> None:
         self.reader, self.batch_size = reader, batch_size
-        crops = []
-        for utterance in utterances:
-            window = reader.file_samples(utterance)
-            last = max(1, round(utterance.samples / window))
-            crops += [(utterance, number * window) for number in range(last)]
-        order = generator(0).permutation(len(crops))
-        self.crops = [crops[position] for position in order]
+        self.utterances = Utterances.of(utterances)
+        self._window_samples = reader.file_samples(self.utterances.sample_rates_hz)
+        crops = np.maximum(1, np.round(self.utterances.samples / self._window_samples)).astype(np.int64)
+        self._ends = np.cumsum(crops)
+        self._order = generator(0).permutation(int(crops.sum())).astype(np.uint32)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.crops) / self.batch_size)
+        return math.ceil(len(self._order) / self.batch_size)
+
+    def crops(self, number: int) -> list[tuple[Utterance, int]]:
+        """The utterances of batch `number`, and at which sample of them (of the file's rate) the crops begin."""
+        positions = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        found = []
+        for position, row in zip(positions, np.searchsorted(self._ends, positions, side="right"), strict=True):
+            before = int(self._ends[row - 1]) if row else 0
+            found.append((self.utterances[int(row)], (int(position) - before) * int(self._window_samples[row])))
+        return found
 
     def __getitem__(self, number: int) -> WaveformBatch:
         if number >= len(self):
             raise IndexError(number)
-        chosen = self.crops[number * self.batch_size : (number + 1) * self.batch_size]
-        return self.reader.collate([self.reader.read(utterance, offset) for utterance, offset in chosen])
+        return self.reader.collate([self.reader.read(utterance, offset) for utterance, offset in self.crops(number)])
 
 
 @dataclass(frozen=True)

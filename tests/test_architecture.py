@@ -9,8 +9,18 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "audiolm"
 
 # what a room may import, besides itself; `files`, `checkpoint` and `tokens.spec` are everybody's
-ARROW = ["audio", "manifest", "recordings", "scan", "corpus", "demo_corpus", "codec", "semantic", "tokens", "lm"]
-ARROW += ["generator", "evaluation"]
+ARROW = [
+    "audio",
+    "strings",
+    "utterances",
+    "manifest_columns",
+    "manifest",
+    "recordings",
+    "scan",
+    "corpus",
+    "demo_corpus",
+]
+ARROW += ["codec", "semantic", "tokens", "lm", "generator", "evaluation"]
 SHARED = {"files", "errors", "checkpoint", "tokens.spec"}
 SIDE_BY_SIDE = {("semantic", "codec"), ("codec", "semantic")}
 ON_TOP = {

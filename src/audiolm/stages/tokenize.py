@@ -86,7 +86,7 @@ class TokenizeStage(StageModule):
                 aside = set_aside(self.folder)
                 print(f"{self.folder} was made by other checkpoints or of other audio: moved to {aside}.")
             create_store(self.folder, self.spec, made_by)
-            if not {utterance.id for utterance in manifest.utterances} - self.finished_utterances():
+            if not manifest.utterances.without(self.finished_utterances()):
                 self._seal()  # killed between the last utterance and the seal: there will be nothing to predict
         self.trainer.strategy.barrier()
         self._writer: TokenStoreWriter | None = None
@@ -144,7 +144,8 @@ class TokenizeStage(StageModule):
     def _seal(self) -> None:
         if (self.folder / "sealed.json").exists():
             return
-        every = {utterance.id for utterance in self.trainer.datamodule.manifest.utterances}  # type: ignore[attr-defined]
+        manifest = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
+        every = manifest.utterances
         rejected = self._rejected()
         if rejected:
             first = next(iter(rejected))
@@ -158,6 +159,5 @@ class TokenizeStage(StageModule):
                     "`audiolm prepare` again, or allow more with `max_rejected_share`."
                 )
             print(message)
-        store = seal(self.folder, expected=every - rejected.keys())
-        hours = sum(u.seconds for u in self.trainer.datamodule.manifest.utterances) / 3600  # type: ignore[attr-defined]
-        print(f"Sealed {self.folder}: {len(store)} utterances, {hours:.2f} hours.")
+        store = seal(self.folder, expected=every.without(rejected.keys()).ids())
+        print(f"Sealed {self.folder}: {len(store)} utterances, {manifest.hours():.2f} hours.")
