@@ -3,19 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiolm.audio import AudioError, is_silent, read_audio
 from audiolm.manifest import Manifest, Utterance, Utterances
 from datamodules.sampling import generator
-
-Rate = TypeVar("Rate", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True)
@@ -49,13 +46,13 @@ class CropReader:
     def __init__(self, manifest: Manifest, *, sample_rate_hz: int, window_samples: int) -> None:
         self.manifest, self.sample_rate_hz, self.window_samples = manifest, sample_rate_hz, window_samples
 
-    def file_samples(self, file_rate_hz: Rate) -> Rate:
-        """Samples of a full window, in the rate of a file, or of each of an array of them."""
-        return -(-self.window_samples * file_rate_hz // self.sample_rate_hz)
+    def file_samples(self, utterance: Utterance) -> int:
+        """Samples of a full window, in the file's own rate."""
+        return -(-self.window_samples * utterance.sample_rate_hz // self.sample_rate_hz)
 
     def read(self, utterance: Utterance, offset: int) -> Tensor:
         """(samples,) at most one window, from `offset` samples (of the file's rate) into the utterance."""
-        wanted = min(self.file_samples(utterance.sample_rate_hz), utterance.samples - offset)
+        wanted = min(self.file_samples(utterance), utterance.samples - offset)
         audio = read_audio(
             self.manifest.root / utterance.path,
             sample_rate_hz=self.sample_rate_hz,
@@ -86,9 +83,41 @@ class TrainingCrops(Dataset[WaveformBatch]):
         crops = []
         for pick in picks:
             utterance = self.utterances[min(int(pick), len(self.utterances) - 1)]
-            room = max(0, utterance.samples - self.reader.file_samples(utterance.sample_rate_hz))
+            room = max(0, utterance.samples - self.reader.file_samples(utterance))
             crops.append(self.reader.read(utterance, int(random.integers(0, room + 1))))
         return self.reader.collate(crops)
+
+
+class ShuffledCrops(Sequence[tuple[Utterance, int]]):
+    """Utterances as crops side by side, in a fixed shuffled order: (utterance, sample of the file's rate where it begins).
+
+    Millions of crops are 4 bytes each; a remainder shorter than half a window is left out, a short utterance is one crop.
+    """
+
+    def __init__(self, reader: CropReader, utterances: Sequence[Utterance]) -> None:
+        self.utterances = Utterances.of(utterances)
+        self._window_samples = -(-reader.window_samples * self.utterances.sample_rates_hz // reader.sample_rate_hz)
+        crops = np.maximum(1, np.round(self.utterances.samples / self._window_samples)).astype(np.int64)
+        self._ends = np.cumsum(crops)
+        self._order = generator(0).permutation(int(crops.sum())).astype(np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, position: int) -> tuple[Utterance, int]: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[tuple[Utterance, int]]: ...
+
+    def __getitem__(self, position: int | slice) -> tuple[Utterance, int] | list[tuple[Utterance, int]]:
+        if isinstance(position, slice):
+            return [self._at(int(number)) for number in self._order[position]]
+        return self._at(int(self._order[position]))
+
+    def _at(self, number: int) -> tuple[Utterance, int]:
+        row = int(np.searchsorted(self._ends, number, side="right"))
+        before = int(self._ends[row - 1]) if row else 0
+        return self.utterances[row], (number - before) * int(self._window_samples[row])
 
 
 class ValidationCrops(Dataset[WaveformBatch]):
@@ -96,28 +125,16 @@ class ValidationCrops(Dataset[WaveformBatch]):
 
     def __init__(self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int) -> None:
         self.reader, self.batch_size = reader, batch_size
-        self.utterances = Utterances.of(utterances)
-        self._window_samples = reader.file_samples(self.utterances.sample_rates_hz)
-        crops = np.maximum(1, np.round(self.utterances.samples / self._window_samples)).astype(np.int64)
-        self._ends = np.cumsum(crops)
-        self._order = generator(0).permutation(int(crops.sum())).astype(np.uint32)
+        self.crops = ShuffledCrops(reader, utterances)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._order) / self.batch_size)
-
-    def crops(self, number: int) -> list[tuple[Utterance, int]]:
-        """The utterances of batch `number`, and at which sample of them (of the file's rate) the crops begin."""
-        positions = self._order[number * self.batch_size : (number + 1) * self.batch_size]
-        found = []
-        for position, row in zip(positions, np.searchsorted(self._ends, positions, side="right"), strict=True):
-            before = int(self._ends[row - 1]) if row else 0
-            found.append((self.utterances[int(row)], (int(position) - before) * int(self._window_samples[row])))
-        return found
+        return math.ceil(len(self.crops) / self.batch_size)
 
     def __getitem__(self, number: int) -> WaveformBatch:
         if number >= len(self):
             raise IndexError(number)
-        return self.reader.collate([self.reader.read(utterance, offset) for utterance, offset in self.crops(number)])
+        chosen = self.crops[number * self.batch_size : (number + 1) * self.batch_size]
+        return self.reader.collate([self.reader.read(utterance, offset) for utterance, offset in chosen])
 
 
 @dataclass(frozen=True)

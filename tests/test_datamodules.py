@@ -80,11 +80,10 @@ def test_files_of_another_rate_give_windows_of_the_asked_length(tmp_path: Path) 
 def test_validation_crops_cover_the_split_side_by_side(manifest: Manifest) -> None:
     reader = CropReader(manifest, sample_rate_hz=16000, window_samples=4000)
     dataset = ValidationCrops(reader, manifest.split("validation"), batch_size=3)
-    crops = [(utterance.id, offset) for number in range(len(dataset)) for utterance, offset in dataset.crops(number)]
-    covered = set(crops)
+    covered = {(utterance.id, offset) for utterance, offset in dataset.crops}
     for utterance in manifest.split("validation"):
         assert {(utterance.id, 4000 * n) for n in range(utterance.samples // 4000)} <= covered
-    assert sum(len(dataset[n].audio) for n in range(len(dataset))) == len(crops)
+    assert sum(len(dataset[n].audio) for n in range(len(dataset))) == len(dataset.crops)
 
 
 def test_a_recording_that_vanished_or_went_silent_is_a_named_defect(tmp_path: Path) -> None:
