@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from store import SPEAKERS, SPLITS, STAGES, best_seconds, forget
 
-from audiolm.manifest import Manifest, Utterance, read_manifest, write_manifest
+from audiolm.manifest import Manifest, Utterance, Utterances, read_manifest, write_manifest
 from audiolm.tokens.layout import StageLayout, collate
 from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import INDEX_TYPE, TokenStore, TokenStoreWriter, create_store, seal, written_ids
@@ -23,7 +23,8 @@ SPEC = TokenSpec()
 
 def utterance_id(number: int) -> str:
     """As long as those of Libri-Light."""
-    return f"large/{number % SPEAKERS:05d}/the_name_of_a_book_64kb_mp3/chapter_{number // 20:07d}_by_somebody_64kb@{number:08d}"
+    recording = number // 20
+    return f"large/{recording % SPEAKERS:05d}/the_name_of_a_book_64kb_mp3/chapter_{recording:07d}_64kb@{number:08d}"
 
 
 def split_numbers(count: int) -> np.ndarray:
@@ -237,10 +238,10 @@ def manifest_path(options: argparse.Namespace) -> Path:
 def synthetic_utterances(count: int) -> Iterator[Utterance]:
     """Pieces of recordings, 20 of each."""
     splits, lengths = list(SPLITS), np.random.default_rng(0).integers(48 * 16000, 60 * 16000 + 1, count)
-    for number, split in enumerate(split_numbers(count)):
+    for number, split in enumerate(np.repeat(split_numbers(-(-count // 20)), 20)[:count]):
         id_ = utterance_id(number)
         yield Utterance(
-            id=id_, path=f"{id_.partition('@')[0]}.flac", speaker=f"{number % SPEAKERS:05d}", split=splits[split],  # type: ignore[arg-type]
+            id=id_, path=f"{id_.partition('@')[0]}.flac", speaker=f"{number // 20 % SPEAKERS:05d}", split=splits[split],  # type: ignore[arg-type]
             start=number % 20 * 60 * 16000, samples=int(lengths[number]), sample_rate_hz=16000, true_end=number % 2 == 0,
             dc_offset=(number % 997) / 1e6,
         )  # fmt: skip
@@ -251,7 +252,7 @@ def write_manifest_(options: argparse.Namespace) -> dict[str, Any]:
     path = manifest_path(options)
     if path.exists():
         return {}
-    manifest = Manifest(Path("/corpus"), tuple(synthetic_utterances(options.utterances)))
+    manifest = Manifest(Path("/corpus"), Utterances.of(synthetic_utterances(options.utterances)))
     seconds = best_seconds(lambda: write_manifest(manifest, path), repeats=1)
     columns = sum(file.stat().st_size for file in path.parent.glob("*.columns/*"))
     return {

@@ -1,5 +1,6 @@
 """Columns are the text over again: same utterances, same draws; and they are used for the very text they were written with."""
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from audiolm import manifest_columns
 from audiolm.manifest import SPLITS, Manifest, ManifestError, Utterance, Utterances, read_manifest, write_manifest
-from audiolm.manifest_columns import columns_folder
+from audiolm.manifest_columns import columns_folder, text_is_the_same
 from datamodules.sampling import generator
 from datamodules.waveforms import CropReader, ShuffledCrops, TrainingCrops
 
@@ -184,3 +185,16 @@ def test_validation_crops_are_those_of_a_loop_in_its_order(rate: int) -> None:
     shuffled = ShuffledCrops(reader, Utterances.of(utterances))
     assert shuffled[:] == [crops[position] for position in generator(0).permutation(len(crops))]
     assert shuffled[3] == shuffled[:][3]
+
+
+def test_a_text_is_trusted_by_size_and_time_only_where_an_edit_would_show(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert not text_is_the_same(path)  # both are too fresh to tell
+    said, later = columns_folder(path) / "columns.json", path.stat().st_mtime + 10
+    os.utime(said, (later, later))
+    assert text_is_the_same(path)
+    assert tuple(read_manifest(path).utterances) == utterances_of(20)
+    path.write_text(path.read_text().replace('"s1"', '"s2"', 1))  # as long as before
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    with pytest.raises(ManifestError, match="edited"):
+        read_manifest(path)

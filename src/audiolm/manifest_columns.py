@@ -10,6 +10,7 @@ from audiolm.files import atomic_path, read_json, write_json
 from audiolm.utterances import Columns
 
 FORMAT = 1
+RACY_SECONDS = 2.0  # a text edited so shortly after it was written may bear the same time on a coarse file system
 FROM_UTTERANCES = 50_000  # a smaller manifest is read as quickly from its text
 BLOCK = 2**22  # bytes
 
@@ -33,8 +34,12 @@ def file_digest(path: Path, *, first_byte: int = 0) -> str:
     return digest.hexdigest()
 
 
-def write_columns(folder: Path, columns: Columns, *, manifest_digest: str) -> None:
+def write_columns(folder: Path, columns: Columns, *, manifest: Path, manifest_digest: str) -> None:
     """Write a `.npy` file for each array and `columns.json`, which says what they belong to; all appear at once.
+
+    Args:
+        manifest: the text, as it stands on the disk.
+        manifest_digest: that of its utterances.
 
     Raises:
         OSError: if the disk cannot take it.
@@ -44,7 +49,28 @@ def write_columns(folder: Path, columns: Columns, *, manifest_digest: str) -> No
         for name, array in columns.arrays().items():
             np.save(temporary / f"{name}.npy", array)
         digests = {path.name: file_digest(path) for path in sorted(temporary.glob("*.npy"))}
-        write_json(temporary / "columns.json", {"format": FORMAT, "manifest": manifest_digest, "sha256": digests})
+        said = {"format": FORMAT, "manifest": manifest_digest, "text": _size_and_time(manifest), "sha256": digests}
+        write_json(temporary / "columns.json", said)
+
+
+def _size_and_time(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def text_is_the_same(manifest: Path) -> bool:
+    """Whether size and time alone say that a manifest's text is the one that its columns were written beside.
+
+    They do if they are unchanged and the columns were finished so much later that any edit since must bear another time. Else
+    the text has to be compared with its digest, which takes a second for a gigabyte.
+    """
+    try:
+        path = columns_folder(manifest) / "columns.json"
+        said = read_json(path, made_by="`audiolm prepare`")
+        size_and_time = _size_and_time(manifest)
+        return said["text"] == size_and_time and path.stat().st_mtime_ns - size_and_time[1] > RACY_SECONDS * 1e9
+    except (KeyError, TypeError, ValueError, OSError):
+        return False
 
 
 def read_columns(folder: Path, *, manifest_digest: str) -> Columns:
