@@ -113,8 +113,8 @@ def read_manifest(path: str | Path) -> Manifest:
     """Read what `write_manifest` wrote.
 
     Where its columns stand beside it they are compared with their digests and mapped. The text is compared with its digest, a
-    block at a time, unless its size and time say that it is the one the columns were written with (`text_is_the_same`). Where there
-    are no columns, or others than this text's, the text is parsed.
+    block at a time, unless its size and time say that it is the one the columns were written with (`text_is_the_same`).
+    Where there are no columns, or others than this text's, the text is parsed.
 
     Raises:
         ManifestError: if there is no such file (run `audiolm prepare`), it is of another version, or it was changed or
