@@ -113,17 +113,15 @@ class LibriLightDataModule(L.LightningDataModule):
         if not hasattr(self, "_unreadable"):
             self._unreadable = UnreadableFiles(
                 cast(Any, self._trainer.lightning_module).folder / "unreadable.jsonl",
-                files=len({utterance.path for utterance in self.manifest.utterances}),
+                files=self.manifest.utterances.files,
                 max_share=self.max_unreadable_share,
             )
         return self._unreadable
 
     def _is_readable(self, one: Unreadable) -> bool:
-        whole = WholeUtterances(self.manifest, self._of_file(one.path), sample_rate_hz=self._sample_rate_hz)
+        of_file = self.manifest.utterances.of_file(one.path)
+        whole = WholeUtterances(self.manifest, of_file, sample_rate_hz=self._sample_rate_hz)
         return all(not whole[number].defect for number in range(len(whole)))
-
-    def _of_file(self, path: str) -> list[Utterance]:
-        return [utterance for utterance in self.manifest.utterances if utterance.path == path]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Name and list what a batch's reader, perhaps another process, could not read."""
@@ -192,10 +190,9 @@ class LibriLightDataModule(L.LightningDataModule):
         )
         clips = []
         for first in range(0, len(utterances), apart)[:count]:
-            following = utterances[first:] + utterances[:first]
 
-            def draw(attempt: int, following: tuple[Utterance, ...] = following) -> tuple[Utterance, int]:
-                return following[attempt % len(following)], 0
+            def draw(attempt: int, first: int = first) -> tuple[Utterance, int]:
+                return utterances[(first + attempt) % len(utterances)], 0
 
             clip, unreadable = first_readable(draw, reader.read, root=self.manifest.root)
             self.unreadable.note(unreadable)
@@ -215,7 +212,7 @@ class LibriLightDataModule(L.LightningDataModule):
             )
             return self._loader(batches, self._every_nth(batches))
         finished = stage.finished_utterances()
-        todo = [utterance for utterance in self.manifest.utterances if utterance.id not in finished]
+        todo = self.manifest.utterances.without(finished)
         whole = WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz)
         return self._loader(whole, self._every_nth(whole))
 
@@ -261,7 +258,7 @@ class LibriLightDataModule(L.LightningDataModule):
         if self.view == "tokens":
             windows = len(self._windows("train").all())
         else:
-            seconds = sum(utterance.seconds for utterance in self.manifest.split("train"))
+            seconds = float(self.manifest.split("train").seconds.sum())
             windows = round(seconds / self.window_seconds)
         return max(1, windows // self.batch_size)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numpy.random import Generator
 from torch.utils.data import Dataset
@@ -49,7 +50,7 @@ class _WindowBatches:
 
     def _size(self, window: Window) -> tuple[int, int]:
         units = self.windows.units(window) if self.layout.reads_units else None
-        return self.layout.size(units, self.windows.frames(window), true_end=self.windows.true_end(window))
+        return self.layout.size(units, self.windows.frames(window), true_end=self.windows.truly_ends(window))
 
     def _sequence(self, window: Window) -> TokenSequence:
         tokens = self.windows.read(window)
@@ -102,7 +103,7 @@ class ValidationWindows(_WindowBatches, Dataset[TokenBatch]):
     def __init__(self, windows: Windows, layout: StageLayout, *, batch_size: int, share: Share = ALONE) -> None:
         super().__init__(windows, layout, batch_size=batch_size, share=share)
         every = windows.all()
-        self._every = [every[position] for position in generator(0).permutation(len(every))]
+        self._every = every.in_order(generator(0).permutation(len(every)).astype(np.uint32))
 
     @property
     def batches(self) -> int:

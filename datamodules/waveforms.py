@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiolm.audio import AudioError, is_silent, read_audio
-from audiolm.manifest import Manifest, Utterance
+from audiolm.manifest import Manifest, Utterance, Utterances
 from datamodules.sampling import generator
 from datamodules.sharing import Share
 from datamodules.unreadable import Unreadable, first_readable, require_corpus
@@ -96,7 +97,7 @@ class TrainingCrops(Dataset[WaveformBatch]):
     ) -> None:
         self.reader, self.utterances, self.batch_size, self.seed = reader, utterances, batch_size, seed
         self.share = share
-        self._ends = np.cumsum([utterance.seconds for utterance in utterances])
+        self._ends = np.cumsum(Utterances.of(utterances).seconds)
 
     def __getitem__(self, number: int) -> WaveformBatch:
         step, micro_batch = self.share.divide(number)
@@ -125,6 +126,38 @@ class TrainingCrops(Dataset[WaveformBatch]):
         return utterance, int(random.integers(0, room + 1))
 
 
+class ShuffledCrops(Sequence[tuple[Utterance, int]]):
+    """Utterances as crops side by side, in a fixed shuffled order: (utterance, sample of the file's rate where it begins).
+
+    Millions of crops are 4 bytes each; a remainder shorter than half a window is left out, a short utterance is one crop.
+    """
+
+    def __init__(self, reader: CropReader, utterances: Sequence[Utterance]) -> None:
+        self.utterances = Utterances.of(utterances)
+        self._window_samples = -(-reader.window_samples * self.utterances.sample_rates_hz // reader.sample_rate_hz)
+        crops = np.maximum(1, np.round(self.utterances.samples / self._window_samples)).astype(np.int64)
+        self._ends = np.cumsum(crops)
+        self._order = generator(0).permutation(int(crops.sum())).astype(np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, position: int) -> tuple[Utterance, int]: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[tuple[Utterance, int]]: ...
+
+    def __getitem__(self, position: int | slice) -> tuple[Utterance, int] | list[tuple[Utterance, int]]:
+        if isinstance(position, slice):
+            return [self._at(int(number)) for number in self._order[position]]
+        return self._at(int(self._order[position]))
+
+    def _at(self, number: int) -> tuple[Utterance, int]:
+        row = int(np.searchsorted(self._ends, number, side="right"))
+        before = int(self._ends[row - 1]) if row else 0
+        return self.utterances[row], (number - before) * int(self._window_samples[row])
+
+
 class ValidationCrops(Dataset[WaveformBatch]):
     """All utterances as crops side by side, in a fixed shuffled order; a remainder shorter than half a window is left out.
 
@@ -137,13 +170,7 @@ class ValidationCrops(Dataset[WaveformBatch]):
         self, reader: CropReader, utterances: Sequence[Utterance], *, batch_size: int, share: Share = ALONE
     ) -> None:
         self.reader, self.batch_size, self.share = reader, batch_size, share
-        crops = []
-        for utterance in utterances:
-            window = reader.file_samples(utterance)
-            last = max(1, round(utterance.samples / window))
-            crops += [(utterance, number * window) for number in range(last)]
-        order = generator(0).permutation(len(crops))
-        self.crops = [crops[position] for position in order]
+        self.crops = ShuffledCrops(reader, utterances)
 
     def __len__(self) -> int:
         return math.ceil(len(self.crops) / self.batch_size) * self.share.micro_batches

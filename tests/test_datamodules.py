@@ -220,7 +220,7 @@ def test_the_size_of_a_sequence_is_known_before_its_codes_are_read(read_speech: 
         for window in windows.all()[:200]:
             tokens = windows.read(window)
             sequence = layout.sequence(tokens.units, tokens.codes, true_end=tokens.true_end)
-            size = layout.size(windows.units(window), windows.frames(window), true_end=windows.true_end(window))
+            size = layout.size(windows.units(window), windows.frames(window), true_end=windows.truly_ends(window))
             assert size == (len(sequence.inputs), int((sequence.phases >= 0).sum()))
 
 

@@ -163,7 +163,7 @@ def test_another_stretch_of_the_same_file_is_another_prompt(
     manifest = read_manifest(chain / "manifest.jsonl")
     moved = manifest.split("test")[0]
     assert (moved.start, moved.samples > 20100) == (0, True)
-    others = tuple(utterance for utterance in manifest.utterances if utterance is not moved)
+    others = tuple(utterance for utterance in manifest.utterances if utterance != moved)
     changed = replace(moved, **{"samples": moved.samples - 100, **change})
     write_manifest(Manifest(manifest.root, (*others, changed)), tmp_path / "manifest.jsonl")
     again = ("--model.mode", mode, "--data.manifest", str(tmp_path / "manifest.jsonl"))

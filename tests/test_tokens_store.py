@@ -1,6 +1,8 @@
 """A store gives back what was written, whatever kills its writers, and refuses to be read half-made."""
 
 import errno
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import StoreError, TokenStore, TokenStoreWriter, create_store, seal, written_ids
-from audiolm.tokens.windows import Windows
+from audiolm.tokens.windows import Window, Windows
 
 SPEC = TokenSpec(clusters=20, codebook_size=16, levels=6, coarse_levels=2)
 MADE_BY = {"codec": "a", "tokenizer": "b"}
@@ -187,3 +189,63 @@ def test_windows_side_by_side_cover_everything_once(store_of: Callable[..., Toke
     for window in windows.all():
         joined.setdefault(window.row, []).extend(windows.read(window).units.tolist())
     assert joined == {int(row): store.units(row).tolist() for row in store.rows("train")}
+
+
+def test_windows_are_drawn_and_laid_side_by_side_as_a_loop_over_utterances_does(
+    store_of: Callable[..., TokenStore],
+) -> None:
+    store = store_of(*range(1, 40))
+    for split, seconds in (("train", 0.4), ("validation", 0.04), ("test", 3.0)):
+        windows, most = Windows(store, split=split, seconds=seconds), int(seconds / 0.04)
+        lengths = {int(row): int(store.index["frames"][row]) // 2 for row in store.rows(split)}
+        expected = [
+            Window(row, first, min(most, total - first))
+            for row, total in lengths.items()
+            for first in range(0, total, most)
+        ]
+        every = windows.all()
+        assert every[:] == [*every] == expected
+        assert every[1:9:3] == expected[1:9:3]
+        order = np.random.default_rng(1).permutation(len(every))
+        assert every.in_order(order)[2:7] == [expected[position] for position in order[2:7]]
+        random, drawn = np.random.default_rng(2), []
+        ends = np.cumsum(list(lengths.values()))
+        picks = [[*lengths][int(np.argmax(ends > at))] for at in random.integers(0, ends[-1], 100)]
+        firsts = random.integers(0, np.array([lengths[row] - min(most, lengths[row]) + 1 for row in picks]))
+        drawn = [Window(row, first, min(most, lengths[row])) for row, first in zip(picks, firsts.tolist(), strict=True)]
+        assert windows.draw(np.random.default_rng(2), 100) == drawn
+        for window in drawn[:9]:
+            tokens = windows.read(window)
+            assert torch.equal(tokens.units, windows.units(window))
+            assert torch.equal(tokens.codes, windows.codes(window))
+
+
+def test_a_store_and_its_windows_can_be_sent_to_another_process(store_of: Callable[..., TokenStore]) -> None:
+    windows = Windows(store_of(*range(3, 12)), split="train", seconds=0.4)
+    sent = pickle.dumps(windows)
+    assert len(sent) < 1000  # the name of the folder, not its index
+    drawn = windows.draw(np.random.default_rng(0), 5)
+    received = pickle.loads(sent)
+    assert received.draw(np.random.default_rng(0), 5) == drawn
+    assert all(torch.equal(received.units(window), windows.units(window)) for window in drawn)
+
+
+def test_a_part_that_is_cut_off_while_it_is_read_is_an_error(store_of: Callable[..., TokenStore]) -> None:
+    store = store_of(5, 6, 7)
+    part = next((store.folder / "parts").glob("*.codes"))
+    os.truncate(part, 10)
+    with pytest.raises(StoreError, match="cut off since this run began"):
+        store.codes(2)
+
+
+def test_more_parts_than_may_be_open_are_read(
+    store_of: Callable[..., TokenStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audiolm.tokens.store.OPEN_FILES", 2)
+    blocks = range(3, 12)
+    store = store_of(*blocks, writers=9)
+    for _ in range(2):
+        for row, id_ in enumerate(store.ids):
+            number = int(id_[1:])
+            assert torch.equal(store.units(row), utterance(number, blocks[number])["units"])
+    assert store._file.cache_info().currsize == 2

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from audiolm.manifest import (
     ManifestError,
     Split,
     Utterance,
+    Utterances,
     split_speakers,
     write_lines,
     write_manifest,
@@ -144,7 +145,7 @@ def prepare(
         files=len(recordings),
         utterances={split: len(splits[split]) for split in SPLITS},
         hours={split: manifest.hours(split) for split in SPLITS},
-        speakers={split: len({u.speaker for u in splits[split]}) for split in SPLITS},
+        speakers={split: len(splits[split].speakers) for split in SPLITS},
         cut_files=sum(len(scan.cuts) > 1 for scan in usable),
         rejected=dict(Counter(rejected.values()).most_common()),
         warnings=dict(Counter(scan.warning for scan in usable if scan.warning).most_common()),
@@ -155,31 +156,36 @@ def prepare(
 
 def _utterances(
     scans: list[Scan], speakers: dict[str, str], *, validation: float, test: float
-) -> tuple[Literal["speaker", "file", "utterance"], tuple[Utterance, ...]]:
+) -> tuple[Literal["speaker", "file", "utterance"], Utterances]:
     stems = Counter(os.path.splitext(scan.path)[0] for scan in scans)
-    parts: list[tuple[str, Scan, tuple[int, int, bool]]] = []
-    for scan in scans:
-        stem = os.path.splitext(scan.path)[0]
-        name = stem if stems[stem] == 1 else scan.path  # a.wav beside a.flac keeps its suffix
-        parts += [(f"{name}@{cut[0]}" if len(scan.cuts) > 1 else name, scan, cut) for cut in scan.cuts]
-    if len(parts) < 3:
+    count = sum(len(scan.cuts) for scan in scans)
+    if count < 3:
         raise CorpusError(
-            f"only {len(parts)} utterances can be used; training, validation and test need one each. Add recordings, "
+            f"only {count} utterances can be used; training, validation and test need one each. Add recordings, "
             "or cut long ones into more pieces with a smaller max_utterance_seconds."
         )
     split_by: Literal["speaker", "file", "utterance"] = "utterance"
-    keys = [id_ for id_, _, _ in parts]
     if len({speakers[scan.path] for scan in scans}) >= 3:
-        split_by, keys = "speaker", [speakers[scan.path] for _, scan, _ in parts]
+        split_by = "speaker"
     elif len(scans) >= 3:
-        split_by, keys = "file", [scan.path for _, scan, _ in parts]
-    splits = split_speakers(keys, validation=validation, test=test)
-    return split_by, tuple(
+        split_by = "file"
+
+    def pieces() -> Iterator[tuple[str, str, Scan, tuple[int, int, bool]]]:
+        """What decides the split, the id, the recording and where it is cut: of each utterance."""
+        for scan in scans:
+            stem = os.path.splitext(scan.path)[0]
+            name = stem if stems[stem] == 1 else scan.path  # a.wav beside a.flac keeps its suffix
+            for cut in scan.cuts:
+                id_ = f"{name}@{cut[0]}" if len(scan.cuts) > 1 else name
+                yield {"speaker": speakers[scan.path], "file": scan.path, "utterance": id_}[split_by], id_, scan, cut
+
+    splits = split_speakers({key for key, *_ in pieces()}, validation=validation, test=test)
+    return split_by, Utterances.of(
         Utterance(
             id=id_, path=scan.path, speaker=speakers[scan.path], split=splits[key], start=start, samples=samples,
             sample_rate_hz=scan.sample_rate_hz, true_end=true_end, dc_offset=scan.dc_offset,
         )
-        for key, (id_, scan, (start, samples, true_end)) in zip(keys, parts, strict=True)
+        for key, id_, scan, (start, samples, true_end) in pieces()
     )  # fmt: skip
 
 

@@ -3,82 +3,100 @@
 import functools
 import hashlib
 import json
-import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
 
-from audiolm.files import atomic_path
+import numpy as np
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+from audiolm import manifest_columns
+from audiolm.files import atomic_path, remove
+from audiolm.manifest_columns import (
+    ColumnsError,
+    columns_folder,
+    file_digest,
+    read_columns,
+    text_is_the_same,
+    write_columns,
+)
+from audiolm.strings import CHUNK
+from audiolm.utterances import SPLITS, Columns, Split, Utterance, Utterances
+
+__all__ = ["SPLITS", "Manifest", "ManifestError", "Split", "Utterance", "Utterances", "read_manifest", "write_manifest"]
 
 _FORMAT = "audiolm-manifest"
 _VERSION = 1
 _FIELDS = ("id", "path", "speaker", "split", "start", "samples", "sample_rate_hz", "true_end", "dc_offset")
+_LONGEST_HEADER = 2**20  # bytes
 
 
 class ManifestError(ValueError):
     """A manifest that cannot be read or used. The message names the file, the cause and the remedy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """A stretch of one audio file."""
-
-    id: str  # unique in the manifest: path without suffix, and @start if the recording was cut
-    path: str  # relative to the corpus root, with /
-    speaker: str
-    split: Split
-    start: int  # first sample, at the file's own rate
-    samples: int  # at the file's own rate
-    sample_rate_hz: int  # the file's own
-    true_end: bool  # False where a long recording was cut at no pause: nobody stopped speaking there
-    dc_offset: float  # constant to subtract from every sample
-
-    @property
-    def seconds(self) -> float:
-        return self.samples / self.sample_rate_hz
-
-
 @dataclass(frozen=True)
 class Manifest:
-    """All utterances of a corpus, in the order of the file."""
+    """All utterances of a corpus, in the order of the file.
 
-    root: Path  # absolute; utterance paths are relative to it
-    utterances: tuple[Utterance, ...]
+    Attributes:
+        root: absolute; utterance paths are relative to it.
+        utterances: any sequence is taken, and kept in columns: objects are made when they are asked for.
+    """
 
-    def split(self, name: Split) -> tuple[Utterance, ...]:
+    root: Path
+    utterances: Utterances
+
+    def __init__(self, root: Path, utterances: Sequence[Utterance]) -> None:
+        object.__setattr__(self, "root", root)
+        object.__setattr__(self, "utterances", Utterances.of(utterances))
+
+    def split(self, name: Split) -> Utterances:
         """The utterances of one split."""
-        return tuple(utterance for utterance in self.utterances if utterance.split == name)
+        return self.utterances.split(name)
 
     def hours(self, name: Split | None = None) -> float:
         """Hours of audio in one split, or in all."""
-        return sum(u.seconds for u in self.utterances if name in (None, u.split)) / 3600
+        return float((self.utterances if name is None else self.split(name)).seconds.sum()) / 3600
 
     @functools.cached_property
     def digest(self) -> str:
-        """sha256 (hex) of the utterances; the root is not part of it, so a corpus may move."""
-        return _digest("".join(_line(utterance) + "\n" for utterance in self.utterances).encode("ascii"))
+        """sha256 (hex) of the utterances; the root is not part of it, so a corpus may move.
+
+        It is that of the text, line by line; a manifest that was read has it from the file, whose text was compared with it.
+        """
+        digest = hashlib.sha256()
+        for utterance in self.utterances:
+            digest.update(_line(utterance))
+        return digest.hexdigest()
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write JSON lines: a header with root and digest, then one utterance a line. The file appears whole or not at all.
+
+    From `manifest_columns.FROM_UTTERANCES` on, the same is written as columns, to the folder `<path without suffix>.columns`:
+    they are read in a second and shared by the processes of a machine. The text is what counts: columns say which text they
+    belong to, and others are not read.
 
     Raises:
         ManifestError: if two utterances share an id.
         OSError: if the disk cannot take it.
     """
     require_unique_ids(manifest.utterances)
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "root": str(manifest.root),
-        "digest": manifest.digest,
-        "utterances": len(manifest.utterances),
-    }
-    write_lines(path, (json.dumps(header), *map(_line, manifest.utterances)))
+    digest = hashlib.sha256()
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(_header(manifest, digest="0" * 2 * digest.digest_size))
+        for utterance in manifest.utterances:
+            file.write(line := _line(utterance))
+            digest.update(line)
+        file.seek(0)
+        file.write(_header(manifest, digest=digest.hexdigest()))
+    if len(manifest.utterances) < max(1, manifest_columns.FROM_UTTERANCES):
+        remove(columns_folder(path))
+    else:
+        columns = manifest.utterances.compact().columns
+        write_columns(columns_folder(path), columns, manifest=Path(path), manifest_digest=digest.hexdigest())
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
@@ -92,44 +110,73 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read what `write_manifest` wrote; about 1 second for 200,000 utterances.
+    """Read what `write_manifest` wrote.
+
+    Where its columns stand beside it they are compared with their digests and mapped. The text is compared with its digest, a
+    block at a time, unless its size and time say that it is the one the columns were written with (`text_is_the_same`).
+    Where there are no columns, or others than this text's, the text is parsed.
 
     Raises:
         ManifestError: if there is no such file (run `audiolm prepare`), it is of another version, or it was changed or
             cut off since it was written.
     """
+    path, again = Path(path), "Run `audiolm prepare` again to rebuild it."
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            first = file.readline(_LONGEST_HEADER)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(f"there is no manifest at {path}: run `audiolm prepare` on your recordings first") from None
-    first, _, body = content.partition(b"\n")
-    again = "Run `audiolm prepare` again to rebuild it."
     header = _parsed(first)
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ManifestError(f"{path} is not a manifest of this package: its first line is no manifest header. {again}")
     if header.get("version") != _VERSION:
         raise ManifestError(f"{path} has manifest version {header.get('version')}, this code reads {_VERSION}. {again}")
-    if _digest(body) != header.get("digest"):
-        raise ManifestError(f"{_what_is_wrong(path, body, header)} {again}")
-    rows = json.loads(
-        b"[" + body.rstrip(b"\n").replace(b"\n", b",") + b"]"
-    )  # one parse: three times faster than a loop
-    intern = sys.intern  # a few thousand speakers and files name hundreds of thousands of utterances
-    utterances = tuple(
-        Utterance(id_, intern(file), intern(speaker), intern(split), start, samples, rate, true_end, dc)  # type: ignore[arg-type]
-        for id_, file, speaker, split, start, samples, rate, true_end, dc in (row.values() for row in rows)
-    )
-    return Manifest(root=Path(header["root"]), utterances=utterances)
+    digest = header.get("digest") if text_is_the_same(path) else file_digest(path, first_byte=len(first))
+    if not isinstance(digest, str) or digest != header.get("digest"):
+        raise ManifestError(f"{_what_is_wrong(path, header)} {again}")
+    try:
+        columns = _columns_beside(path, digest) or Columns.of(_utterances_of_text(path))
+        manifest = Manifest(root=Path(header["root"]), utterances=Utterances(columns))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ManifestError(f"{_what_is_wrong(path, header)} ({error}) {again}") from error
+    vars(manifest)["digest"] = digest  # the cached property: it need not be made again from the columns
+    return manifest
 
 
-def require_unique_ids(utterances: Iterable[Utterance]) -> None:
+def _columns_beside(path: Path, digest: str) -> Columns | None:
+    try:
+        return read_columns(columns_folder(path), manifest_digest=digest)
+    except FileNotFoundError:
+        return None  # a small manifest has none
+    except ColumnsError as error:
+        warnings.warn(
+            f"the columns of {path} are of no use ({error}): its text is read instead, which takes longer. `audiolm prepare` "
+            f"writes them anew; removing {columns_folder(path)} ends this warning.",
+            stacklevel=3,
+        )
+        return None
+
+
+def _utterances_of_text(path: Path) -> Iterator[Utterance]:
+    with open(path, "rb") as file:
+        next(file)
+        while lines := list(islice(file, CHUNK)):
+            rows = json.loads(b"[" + b",".join(lines) + b"]")  # one parse: three times faster than a loop
+            yield from (Utterance(*row.values()) for row in rows)
+
+
+def require_unique_ids(utterances: Utterances) -> None:
     """Stop where two utterances share an id.
 
     Raises:
         ManifestError: naming the id and both files.
     """
+    hashes = np.fromiter(map(hash, utterances.ids()), np.int64, len(utterances))  # of millions of ids, 8 bytes each
+    in_order = np.sort(hashes)
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
     paths: dict[str, str] = {}
-    for utterance in utterances:
+    for row in np.flatnonzero(np.isin(hashes, repeated)).tolist() if len(repeated) else []:
+        utterance = utterances[row]
         if utterance.id in paths:
             raise ManifestError(
                 f"two utterances have the id {utterance.id!r}: one of {paths[utterance.id]}, one of {utterance.path}. "
@@ -175,12 +222,13 @@ def _hash(name: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
+def _header(manifest: Manifest, *, digest: str) -> bytes:
+    header = {"format": _FORMAT, "version": _VERSION, "root": str(manifest.root), "digest": digest}
+    return (json.dumps({**header, "utterances": len(manifest.utterances)}) + "\n").encode("ascii")
 
 
-def _line(utterance: Utterance) -> str:
-    return json.dumps({name: getattr(utterance, name) for name in _FIELDS})
+def _line(utterance: Utterance) -> bytes:
+    return (json.dumps({name: getattr(utterance, name) for name in _FIELDS}) + "\n").encode("ascii")
 
 
 def _parsed(line: bytes) -> object:
@@ -190,14 +238,16 @@ def _parsed(line: bytes) -> object:
         return None
 
 
-def _what_is_wrong(path: str | Path, body: bytes, header: dict) -> str:
-    lines = body.splitlines()
-    for number, line in enumerate(lines, start=2):
-        row = _parsed(line)
-        if not isinstance(row, dict) or tuple(row) != _FIELDS:
-            return f"line {number} of {path} is not an utterance: {line[:80]!r}."
-    if len(lines) != header.get("utterances"):
+def _what_is_wrong(path: Path, header: dict) -> str:
+    number = 1
+    with open(path, "rb") as lines:
+        next(lines)
+        for number, line in enumerate(lines, start=2):
+            row = _parsed(line)
+            if not isinstance(row, dict) or tuple(row) != _FIELDS:
+                return f"line {number} of {path} is not an utterance: {line[:80]!r}."
+    if number - 1 != header.get("utterances"):
         return (
-            f"{path} announces {header.get('utterances')} utterances but holds {len(lines)}: it was cut off or edited."
+            f"{path} announces {header.get('utterances')} utterances but holds {number - 1}: it was cut off or edited."
         )
     return f"{path} was edited since it was written: its digest does not fit its lines."

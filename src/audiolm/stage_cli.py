@@ -15,6 +15,7 @@ from audiolm.errors import OutOfMemoryError, is_out_of_memory
 from audiolm.files import read_json, set_aside, write_json
 from audiolm.generator.stage_sampling import stage_sampling
 from audiolm.stages.checkpoint_io import AtomicCheckpointIO
+from audiolm.stages.data_wait import DataWait
 from audiolm.stages.failure import FirstCause
 from audiolm.stages.global_batch import share_batches
 from audiolm.stages.heartbeat import Heartbeat
@@ -220,7 +221,7 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
-            "callbacks": [StageProgress(), StageRecord(), Heartbeat(), FirstCause()],
+            "callbacks": [StageProgress(), StageRecord(), Heartbeat(), DataWait(), FirstCause()],
             "use_distributed_sampler": False,
         },
         seed_everything_default=0,

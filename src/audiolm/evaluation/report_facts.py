@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from audiolm.evaluation.curves import Curve, read_curves
 from audiolm.files import read_json
-from audiolm.manifest import SPLITS, Manifest, read_manifest
+from audiolm.manifest import SPLITS, Manifest, Split, read_manifest
 from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import TokenStore
 
@@ -137,14 +137,14 @@ def read_facts(root: Path) -> ChainFacts:
     )
 
 
-def speakers(manifest: Manifest, split: str | None = None) -> int:
+def speakers(manifest: Manifest, split: Split | None = None) -> int:
     """How many different speakers a split has, or all of them."""
-    return len({utterance.speaker for utterance in manifest.utterances if split in (None, utterance.split)})
+    return len((manifest.utterances if split is None else manifest.split(split)).speakers)
 
 
 def seconds_by_split(manifest: Manifest) -> dict[str, NDArray[np.float64]]:
     """Lengths of the utterances of each split, in seconds."""
-    return {split: np.array([utterance.seconds for utterance in manifest.split(split)]) for split in SPLITS}
+    return {split: manifest.split(split).seconds for split in SPLITS}
 
 
 def _stage(root: Path, name: str) -> StageFacts:

@@ -1,6 +1,7 @@
 """What a chain sounds like: reconstructions and continuations of test speakers, with what can be measured of them."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def write_samples(
     return result
 
 
-def by_turns(utterances: tuple[Utterance, ...]) -> list[Utterance]:
+def by_turns(utterances: Iterable[Utterance]) -> list[Utterance]:
     """The same utterances, one of each speaker, then a second of each, and so on; speakers and utterances by their ids."""
     turn: dict[str, int] = {}
     keyed = []

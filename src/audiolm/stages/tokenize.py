@@ -89,7 +89,7 @@ class TokenizeStage(StageModule):
             create_store(self.folder, self.spec, made_by)
             if not (self.folder / "sealed.json").exists():
                 self._forget_rejected()
-            if not {utterance.id for utterance in manifest.utterances} - self.finished_utterances():
+            if not manifest.utterances.without(self.finished_utterances()):
                 self._seal()  # killed between the last utterance and the seal: there will be nothing to predict
         self.trainer.strategy.barrier()
         self._writer: TokenStoreWriter | None = None
@@ -179,10 +179,10 @@ class TokenizeStage(StageModule):
     def _seal(self) -> None:
         if (self.folder / "sealed.json").exists():
             return
-        every = {utterance.id for utterance in self.trainer.datamodule.manifest.utterances}  # type: ignore[attr-defined]
+        manifest = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
+        every = manifest.utterances
         rejected = self._rejected()
         if rejected:
             print(self._require_few(rejected))
-        store = seal(self.folder, expected=every - rejected.keys())
-        hours = sum(u.seconds for u in self.trainer.datamodule.manifest.utterances) / 3600  # type: ignore[attr-defined]
-        print(f"Sealed {self.folder}: {len(store)} utterances, {hours:.2f} hours.")
+        store = seal(self.folder, expected=every.without(rejected.keys()).ids())
+        print(f"Sealed {self.folder}: {len(store)} utterances, {manifest.hours():.2f} hours.")

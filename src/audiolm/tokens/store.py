@@ -15,9 +15,10 @@ import hashlib
 import json
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,8 @@ INDEX_TYPE = np.dtype(
         ("true_end", "u1"),
     ]
 )
+_INDEX_ROW = struct.Struct("<IQIQIIBB")  # the same, packed
+OPEN_FILES = 512  # of a reader at most: two a part, and a process may usually open 1024
 
 
 class StoreError(ValueError):
@@ -211,67 +214,100 @@ def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
     for lines in sorted((folder / "parts").glob("*.jsonl")):
         units_bytes = lines.with_suffix(".units").stat().st_size if lines.with_suffix(".units").exists() else 0
         codes_bytes = lines.with_suffix(".codes").stat().st_size if lines.with_suffix(".codes").exists() else 0
-        for line in lines.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was torn off
-            try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise StoreError(
-                    f"{lines} is damaged ({error}). Remove its three files; tokenizing redoes them."
-                ) from error
-            whole_units = 2 * (entry.units_at + entry.units) <= units_bytes
-            if whole_units and 2 * levels * (entry.frames_at + entry.frames) <= codes_bytes:
-                yield lines, entry
+        with open(lines, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # torn off
+                try:
+                    entry = Entry(**json.loads(line))
+                except (ValueError, TypeError) as error:
+                    raise _damaged(lines, error) from error
+                whole_units = 2 * (entry.units_at + entry.units) <= units_bytes
+                if whole_units and 2 * levels * (entry.frames_at + entry.frames) <= codes_bytes:
+                    yield lines, entry
+
+
+def _damaged(lines: Path, error: Exception) -> StoreError:
+    return StoreError(f"{lines} is damaged ({error}). Remove its three files; tokenizing redoes them.")
+
+
+@dataclass
+class _Written:
+    """What stands whole in the parts, sorted by id: 34 bytes and a string for each, so that millions fit into memory."""
+
+    ids: list[str]
+    index: NDArray[Any]  # `INDEX_TYPE`
+    parts: list[Path]
+    speakers: list[str]
+
+
+def _written(folder: Path) -> _Written:
+    ids: list[str] = []
+    rows = bytearray()
+    parts: dict[Path, int] = {}
+    speakers: dict[str, int] = {}
+    for part, entry in _entries(folder):
+        ids.append(entry.id)
+        part_number = parts.setdefault(part, len(parts))
+        speaker_number = speakers.setdefault(entry.speaker, len(speakers))
+        places = (entry.units_at, entry.units, entry.frames_at, entry.frames)
+        try:
+            rows += _INDEX_ROW.pack(part_number, *places, speaker_number, SPLITS.index(entry.split), entry.true_end)
+        except (struct.error, ValueError) as error:
+            raise _damaged(part, error) from error
+    order = sorted(range(len(ids)), key=ids.__getitem__)  # stable: of two with one id, the first written comes first
+    order = [at for before, at in zip([-1, *order], order, strict=False) if before < 0 or ids[before] != ids[at]]
+    index = np.frombuffer(rows, INDEX_TYPE)[order]
+    kept_parts = _renumbered(index, "part", list(parts))
+    kept_speakers = _renumbered(index, "speaker", list(speakers))
+    return _Written([ids[at] for at in order], index, kept_parts, kept_speakers)
+
+
+def _renumbered(index: NDArray[Any], column: str, names: list[Any]) -> list[Any]:
+    """The names that a column of numbers uses, sorted; the column then holds positions among those."""
+    used = sorted(np.unique(index[column]).tolist(), key=names.__getitem__)
+    numbers = np.zeros(len(names), np.uint32)
+    numbers[used] = np.arange(len(used))
+    index[column] = numbers[index[column]]
+    return [names[number] for number in used]
+
+
+def _require_expected(folder: Path, ids: list[str], expected: Iterable[str]) -> None:
+    foreign, missing, count = set(ids), [], 0
+    for count, id_ in enumerate(expected, start=1):  # noqa: B007 (how many there are is said below)
+        if id_ in foreign:
+            foreign.remove(id_)
+        else:
+            missing.append(id_)
+    if missing:
+        raise StoreError(
+            f"{folder} lacks {len(missing)} of {count} utterances, such as {min(missing)!r}: tokenizing is not "
+            "finished. Run the same command again: it continues."
+        )
+    if foreign:
+        raise StoreError(f"{folder} holds {len(foreign)} utterances that the manifest lacks, such as {min(foreign)!r}.")
 
 
 def seal(folder: Path | str, *, expected: Iterable[str]) -> "TokenStore":
     """Make a complete store immutable and readable.
 
     Args:
-        expected: the ids of all utterances that must be there, and no others.
+        expected: the ids of all utterances that must be there, and no others, each once.
 
     Raises:
         StoreError: if utterances are missing, or foreign ones stand in it. Nothing is changed then.
     """
     folder = Path(folder)
-    expected = set(expected)
-    kept: dict[str, tuple[Path, Entry]] = {}
-    for part, entry in _entries(folder):
-        kept.setdefault(
-            entry.id, (part, entry)
-        )  # two runs at once may have written an utterance twice: the first counts
-    missing, foreign = expected - kept.keys(), kept.keys() - expected
-    if missing:
-        raise StoreError(
-            f"{folder} lacks {len(missing)} of {len(expected)} utterances, such as {min(missing)!r}: tokenizing is not "
-            "finished. Run the same command again: it continues."
-        )
-    if foreign:
-        raise StoreError(f"{folder} holds {len(foreign)} utterances that the manifest lacks, such as {min(foreign)!r}.")
-    if not kept:
+    written = _written(folder)
+    _require_expected(folder, written.ids, expected)
+    if not written.ids:
         raise StoreError(f"{folder} holds no utterance at all: there is nothing to seal.")
-    ids = sorted(kept)
-    speakers = sorted({entry.speaker for _, entry in kept.values()})
-    speaker_number = {speaker: number for number, speaker in enumerate(speakers)}
-    parts = sorted({part for part, _ in kept.values()})
-    part_number = {part: number for number, part in enumerate(parts)}
-    index = np.zeros(len(ids), INDEX_TYPE)
-    for row, id_ in enumerate(ids):
-        part, entry = kept[id_]
-        index[row] = (
-            part_number[part],
-            entry.units_at,
-            entry.units,
-            entry.frames_at,
-            entry.frames,
-            speaker_number[entry.speaker],
-            SPLITS.index(entry.split),
-            entry.true_end,
-        )
+    index, parts = written.index, written.parts
     with atomic_path(folder / "index.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, index)
-    for name, lines in (("ids.txt", ids), ("speakers.txt", speakers)):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for name, lines in (("ids.txt", written.ids), ("speakers.txt", written.speakers)):
+        with atomic_path(folder / name) as temporary, open(temporary, "w", encoding="utf-8") as text:
+            text.writelines(json.dumps(line) + "\n" for line in lines)
     digest = hashlib.sha256((folder / "spec.json").read_bytes() + (folder / "index.npy").read_bytes())
     for part in parts:
         for suffix in (".units", ".codes"):
@@ -281,7 +317,7 @@ def seal(folder: Path | str, *, expected: Iterable[str]) -> "TokenStore":
         folder / "sealed.json",
         {
             "format": FORMAT,
-            "utterances": len(ids),
+            "utterances": len(index),
             "frames": int(index["frames"].sum()),
             "units": int(index["units"].sum()),
             "parts": [part.stem for part in parts],
@@ -293,7 +329,10 @@ def seal(folder: Path | str, *, expected: Iterable[str]) -> "TokenStore":
 
 
 class TokenStore:
-    """A sealed store, for reading. Opening reads the index only; tokens are read where they are asked for.
+    """A sealed store, for reading. Opening maps the index; tokens are read where they are asked for, and nothing else.
+
+    Files are read at positions, not mapped: what was read does not stay in this process, however long it runs, and a file that
+    was cut off while it is read is an error and not a crash. Safe to use in forked processes; sent to others, it opens anew.
 
     Attributes:
         spec: what the tokens are.
@@ -320,26 +359,43 @@ class TokenStore:
         if self.index.dtype != INDEX_TYPE or len(self.index) != sealed["utterances"]:
             raise StoreError(f"{self.folder / 'index.npy'} is not the index that was sealed. Make the tokens again.")
         for part, sizes in sealed["bytes"].items():
-            found = [
-                self._path(part, suffix).stat().st_size for suffix in ("units", "codes") if self._exists(part, suffix)
-            ]
+            found = [size for suffix in ("units", "codes") if (size := self._size(part, suffix)) is not None]
             if found != sizes:
                 raise StoreError(
                     f"{self.folder}/parts/{part}: {found} bytes found, {sizes} were sealed. Copied in part?"
                 )
+        self._file = lru_cache(maxsize=OPEN_FILES)(self._opened)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenStore, (self.folder,)
 
     def _path(self, part: str, suffix: str) -> Path:
         return self.folder / "parts" / f"{part}.{suffix}"
 
-    def _exists(self, part: str, suffix: str) -> bool:
-        return self._path(part, suffix).exists()
+    def _size(self, part: str, suffix: str) -> int | None:
+        try:
+            return os.stat(f"{self.folder}/parts/{part}.{suffix}").st_size
+        except FileNotFoundError:
+            return None
 
     def __len__(self) -> int:
         return len(self.index)
 
-    @cache  # noqa: B019 (a store lives as long as its process)
-    def _map(self, part: int, suffix: str) -> NDArray[np.uint16]:
-        return np.memmap(self._path(self._parts[part], suffix), dtype="<u2", mode="r")
+    def _opened(self, part: int, suffix: str) -> BinaryIO:
+        file = open(self._path(self._parts[part], suffix), "rb", buffering=0)  # noqa: SIM115 (closed when forgotten)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # else every crop reads 128 KiB ahead
+        return file
+
+    def _read(self, part: int, suffix: str, first: int, last: int) -> NDArray[np.int64]:
+        """Tokens [first, last) of a part's file."""
+        wanted = 2 * max(0, last - first)
+        found = os.pread(self._file(part, suffix).fileno(), wanted, 2 * first)
+        if len(found) != wanted:
+            raise StoreError(
+                f"{self._path(self._parts[part], suffix)} ends inside an utterance: it was cut off since this run began."
+            )
+        return np.frombuffer(found, "<u2").astype(np.int64)
 
     @property
     def ids(self) -> list[str]:
@@ -368,16 +424,13 @@ class TokenStore:
 
     def units(self, row: int, start: int = 0, stop: int | None = None) -> Tensor:
         """(stop - start,) int64 units of one utterance, repeats included; a stop beyond the end means the end."""
-        entry = self.index[row]
-        first = int(entry["units_at"])
-        last = first + min(int(entry["units"]), int(entry["units"]) if stop is None else stop)
-        return torch.from_numpy(self._map(int(entry["part"]), "units")[first + start : last].astype(np.int64))
+        part, first, count, *_ = self.index[row].item()
+        last = first + (count if stop is None else min(count, stop))
+        return torch.from_numpy(self._read(part, "units", first + start, last))
 
     def codes(self, row: int, start: int = 0, stop: int | None = None) -> Tensor:
         """(levels, stop - start) int64 codes of one utterance; a stop beyond the end means the end."""
-        entry = self.index[row]
-        levels = self.spec.levels
-        first = int(entry["frames_at"])
-        last = first + min(int(entry["frames"]), int(entry["frames"]) if stop is None else stop)
-        flat = self._map(int(entry["part"]), "codes")[(first + start) * levels : last * levels]
-        return torch.from_numpy(flat.astype(np.int64).reshape(-1, levels)).t()
+        part, _, _, first, count, *_ = self.index[row].item()
+        last, levels = first + (count if stop is None else min(count, stop)), self.spec.levels
+        flat = self._read(part, "codes", (first + start) * levels, last * levels)
+        return torch.from_numpy(flat.reshape(-1, levels)).t()
