@@ -9,7 +9,19 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "audiolm"
 
 # what a room may import, besides itself; `files`, `checkpoint` and `tokens.spec` are everybody's
-ARROW = ["audio", "manifest", "recordings", "scan", "corpus", "demo_corpus", "codec", "semantic", "tokens", "lm"]
+ARROW = [
+    "untrusted",
+    "audio",
+    "manifest",
+    "recordings",
+    "scan",
+    "corpus",
+    "demo_corpus",
+    "codec",
+    "semantic",
+    "tokens",
+    "lm",
+]
 ARROW += ["generator", "evaluation"]
 SHARED = {"files", "errors", "checkpoint", "tokens.spec"}
 SIDE_BY_SIDE = {("semantic", "codec"), ("codec", "semantic")}

@@ -29,6 +29,14 @@ from torch import Tensor
 
 from audiolm.files import atomic_path, disk_full, read_json, write_json
 from audiolm.tokens.spec import TokenSpec
+from audiolm.tokens.store_checks import (
+    StoreError,
+    checked_index,
+    checked_line,
+    checked_names,
+    checked_sealed,
+    require_in_vocabulary,
+)
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -46,10 +54,6 @@ INDEX_TYPE = np.dtype(
         ("true_end", "u1"),
     ]
 )
-
-
-class StoreError(ValueError):
-    """A token store that cannot be used as asked."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def create_store(folder: Path | str, spec: TokenSpec, made_by: dict[str, Any]) -
     if (folder / "spec.json").exists():
         found = read_json(folder / "spec.json", made_by=MADE_BY)
         if found != description:
-            differing = sorted(key for key in description if found.get(key) != description[key])
+            theirs = found if isinstance(found, dict) else {}
+            differing = sorted(key for key in description if theirs.get(key) != description[key])
             raise StoreError(
                 f"{folder} holds tokens made otherwise ({', '.join(differing)} differ: {found} there, {description} now). "
                 f"Move it away to make the tokens again, or choose another folder."
@@ -203,7 +208,9 @@ def store_description(folder: Path) -> tuple[TokenSpec, dict[str, Any]]:
     found = read_json(folder / "spec.json", made_by=MADE_BY)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise StoreError(f"{folder / 'spec.json'} is not of format {FORMAT}: another version of this project wrote it.")
-    return TokenSpec.from_dict(found["spec"], source=str(folder / "spec.json")), found["made_by"]
+    if not isinstance(found.get("made_by"), dict):
+        raise StoreError(f"{folder / 'spec.json'} does not say what made the tokens: it is damaged. Make them again.")
+    return TokenSpec.from_dict(found.get("spec", {}), source=str(folder / "spec.json")), found["made_by"]
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
@@ -213,12 +220,10 @@ def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
         units_bytes = lines.with_suffix(".units").stat().st_size if lines.with_suffix(".units").exists() else 0
         codes_bytes = lines.with_suffix(".codes").stat().st_size if lines.with_suffix(".codes").exists() else 0
         for line in lines.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was torn off
-            try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise StoreError(
-                    f"{lines} is damaged ({error}). Remove its three files; tokenizing redoes them."
-                ) from error
+            counts = ("units_at", "units", "frames_at", "frames")
+            entry = Entry(**checked_line(line, texts=("id", "speaker", "split"), counts=counts, path=lines))
+            if entry.split not in SPLITS:
+                raise StoreError(f"{lines} is damaged ({entry.split[:40]!r} is no split). Remove its three files.")
             whole_units = 2 * (entry.units_at + entry.units) <= units_bytes
             if whole_units and 2 * levels * (entry.frames_at + entry.frames) <= codes_bytes:
                 yield lines, entry
@@ -314,13 +319,14 @@ class TokenStore:
             raise StoreError(
                 f"{self.folder} is not sealed: tokenizing has not finished. Run the tokenize stage again; it continues."
             )
-        sealed = read_json(self.folder / "sealed.json", made_by=MADE_BY)
-        self.digest: str = sealed["digest"]
-        self._parts: list[str] = sealed["parts"]
-        self.index: NDArray[Any] = np.load(self.folder / "index.npy", mmap_mode="r")
-        if self.index.dtype != INDEX_TYPE or len(self.index) != sealed["utterances"]:
-            raise StoreError(f"{self.folder / 'index.npy'} is not the index that was sealed. Make the tokens again.")
-        for part, sizes in sealed["bytes"].items():
+        path = self.folder / "sealed.json"
+        sealed = checked_sealed(read_json(path, made_by=MADE_BY), path)
+        self.digest: str = sealed.digest
+        self._parts: list[str] = sealed.parts
+        self.index: NDArray[Any] = checked_index(
+            self.folder / "index.npy", sealed, dtype=INDEX_TYPE, levels=self.spec.levels, splits=len(SPLITS)
+        )
+        for part, sizes in sealed.part_bytes.items():
             found = [
                 self._path(part, suffix).stat().st_size for suffix in ("units", "codes") if self._exists(part, suffix)
             ]
@@ -333,7 +339,7 @@ class TokenStore:
         return self.folder / "parts" / f"{part}.{suffix}"
 
     def _exists(self, part: str, suffix: str) -> bool:
-        return self._path(part, suffix).exists()
+        return self._path(part, suffix).is_file()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -345,12 +351,14 @@ class TokenStore:
     @property
     def ids(self) -> list[str]:
         """Utterance ids, in the order of the index."""
-        return [json.loads(line) for line in (self.folder / "ids.txt").read_text(encoding="utf-8").splitlines()]
+        return checked_names(self.folder / "ids.txt", count=len(self.index))
 
     @property
     def speakers(self) -> list[str]:
         """Speaker names; the index holds positions in this list."""
-        return [json.loads(line) for line in (self.folder / "speakers.txt").read_text(encoding="utf-8").splitlines()]
+        return checked_names(
+            self.folder / "speakers.txt", count=None, least=int(self.index["speaker"].max(initial=0)) + 1
+        )
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Positions in the index of one split's utterances.
@@ -372,7 +380,9 @@ class TokenStore:
         entry = self.index[row]
         first = int(entry["units_at"])
         last = first + min(int(entry["units"]), int(entry["units"]) if stop is None else stop)
-        return torch.from_numpy(self._map(int(entry["part"]), "units")[first + start : last].astype(np.int64))
+        found = self._map(int(entry["part"]), "units")[first + start : last]
+        require_in_vocabulary(found, limit=self.spec.clusters, what=f"units of row {row} of {self.folder}")
+        return torch.from_numpy(found.astype(np.int64))
 
     def codes(self, row: int, start: int = 0, stop: int | None = None) -> Tensor:
         """(levels, stop - start) int64 codes of one utterance; a stop beyond the end means the end."""
@@ -381,4 +391,5 @@ class TokenStore:
         first = int(entry["frames_at"])
         last = first + min(int(entry["frames"]), int(entry["frames"]) if stop is None else stop)
         flat = self._map(int(entry["part"]), "codes")[(first + start) * levels : last * levels]
+        require_in_vocabulary(flat, limit=self.spec.codebook_size, what=f"codes of row {row} of {self.folder}")
         return torch.from_numpy(flat.astype(np.int64).reshape(-1, levels)).t()
