@@ -167,8 +167,13 @@ def load_generator(folder: Path) -> AudioLM:
     units_per_second = require_number(
         config["units_per_second"], low=1e-3, high=spec.semantic_rate_hz, what=f"units_per_second in {path}"
     )
-    codec = rebuild_codec(_part(folder, "codec", config))
-    tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
+    try:
+        codec = rebuild_codec(_part(folder, "codec", config))
+        tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
+    except GeneratorError:
+        raise
+    except ValueError as error:
+        raise GeneratorError(f"{folder}: {error}") from error
     stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {
         stage: _language_model(folder, stage, config["stages"][stage], spec)
         for stage in get_args(Stage)
