@@ -39,7 +39,7 @@ configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out 
 lightning = $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
 	--trainer.devices $(DEVICES) --trainer.num_nodes $(NODES) --trainer.strategy $(STRATEGY)
 
-.PHONY: help setup setup-evaluation check test train-all chain corpus codec encoder tokenizer tokens semantic coarse fine generator samples report clean
+.PHONY: help setup setup-evaluation check test test-long train-all chain corpus codec encoder tokenizer tokens semantic coarse fine generator samples report clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
@@ -81,6 +81,9 @@ check: $(READY) ## style and types
 
 test: $(READY) ## the tests (no network, no GPU, no data)
 	$(BIN)/pytest
+
+test-long: $(READY) ## resume, faults and mutated files; takes long
+	$(BIN)/pytest tests/long
 
 # ---------------------------------------------------------------------------------------------------- the chain
 

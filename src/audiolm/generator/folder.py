@@ -164,21 +164,21 @@ def load_generator(folder: Path) -> AudioLM:
         raise GeneratorError(
             f"{folder} has the stages {sorted(config['stages'])}, but its spec asks for {sorted(expected)}."
         )
-    units_per_second = require_number(
-        config["units_per_second"], low=1e-3, high=spec.semantic_rate_hz, what=f"units_per_second in {path}"
-    )
     try:
+        units_per_second = require_number(
+            config["units_per_second"], low=1e-3, high=spec.semantic_rate_hz, what=f"units_per_second in {path}"
+        )
         codec = rebuild_codec(_part(folder, "codec", config))
         tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
+        stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {
+            stage: _language_model(folder, stage, config["stages"][stage], spec)
+            for stage in get_args(Stage)
+            if stage in expected
+        }
     except GeneratorError:
         raise
     except ValueError as error:
         raise GeneratorError(f"{folder}: {error}") from error
-    stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {
-        stage: _language_model(folder, stage, config["stages"][stage], spec)
-        for stage in get_args(Stage)
-        if stage in expected
-    }
     found = TokenSpec(
         sample_rate_hz=codec.sample_rate_hz,
         hop_samples=codec.hop_samples,

@@ -34,7 +34,7 @@ def from_values(cls: type[T], values: Any, *, source: str) -> T:
         )
     try:
         return cls(**values)
-    except (TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{source} is not a {cls.__name__}: {error}") from error
 
 
