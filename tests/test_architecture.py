@@ -10,6 +10,7 @@ PACKAGE = REPOSITORY / "src" / "audiolm"
 
 # what a room may import, besides itself; `files`, `checkpoint` and `tokens.spec` are everybody's
 ARROW = [
+    "untrusted",
     "audio",
     "strings",
     "utterances",

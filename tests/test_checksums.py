@@ -81,7 +81,7 @@ def test_a_file_without_a_checksum_must_be_a_whole_archive(tmp_path: Path) -> No
     place = whole.index(torch.ones(100).numpy().tobytes())
     for damaged in (whole[:-1], whole[: len(whole) // 2], b"", whole[:place] + b"\1" + whole[place + 1 :]):
         (tmp_path / "a.ckpt").write_bytes(damaged)
-        with pytest.raises(DamagedError, match=r"a.ckpt is damaged"):
+        with pytest.raises(DamagedError, match=r"a.ckpt (cannot be read as a checkpoint|is damaged)"):
             verify(tmp_path / "a.ckpt")
 
 

@@ -1,10 +1,17 @@
 """Tiny parts, made in milliseconds, that behave like the real ones."""
 
-import torch
+from dataclasses import asdict
+from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
+from audiolm.checkpoint import HEADER, header
 from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.soundstream import SoundStream
+from audiolm.files import write_json
 from audiolm.generator import AudioLM
+from audiolm.generator.folder import FORMAT as GENERATOR_FORMAT
 from audiolm.generator.rows import LanguageModel
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.semantic.mfcc import MfccEncoder
@@ -56,3 +63,34 @@ def tiny_generator(*, windows: tuple[float, float, float] = (30, 10, 3), double:
         model = Transformer(TRANSFORMER, layout.vocabulary).eval()
         stages[stage] = LanguageModel(model.double() if double else model, layout, window)
     return AudioLM(spec=SPEC, codec=tiny_codec(), tokenizer=tiny_tokenizer(), stages=stages, units_per_second=11.3)
+
+
+def write_tiny_generator(folder: Path) -> None:
+    """The folder that `audiolm compose` would write of `tiny_generator()`."""
+    generator = tiny_generator()
+    folder.mkdir(parents=True, exist_ok=True)
+    modules = {"codec": generator.codec, "tokenizer": generator.tokenizer}
+    modules |= {stage: language_model.model for stage, language_model in generator.stages.items()}
+    for name, module in modules.items():
+        save_file(
+            {key: value.contiguous() for key, value in module.state_dict().items()}, folder / f"{name}.safetensors"
+        )
+    stages = {
+        stage: {"transformer": asdict(TRANSFORMER), "window_seconds": language_model.window_seconds, "step": 3}
+        for stage, language_model in generator.stages.items()
+    }
+    config = {
+        "format": GENERATOR_FORMAT,
+        "spec": SPEC.as_dict(),
+        "stages": stages,
+        "units_per_second": 11.3,
+        "facts": {"data": "tones"},
+    }
+    config |= {"codec": generator.codec.config_dict(), "tokenizer": generator.tokenizer.config_dict()}
+    write_json(folder / "config.json", config)
+
+
+def write_tiny_checkpoint(path: Path, stage: str, module: torch.nn.Module, config: dict) -> None:
+    """What the trainer of a stage would write of a module."""
+    weights = {f"model.{name}": value for name, value in module.state_dict().items()}
+    torch.save({"state_dict": weights, "global_step": 7, HEADER: header(stage, config, {"manifest": "m"})}, path)

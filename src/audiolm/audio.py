@@ -9,6 +9,7 @@ import functools
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from audiolm.files import atomic_path
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
 SHORTEST_SECONDS = 0.1  # less than this is no utterance and no prompt
 SILENCE_PEAK = 1e-4  # -80 dB of full scale, three steps of 16-bit audio: nothing recorded on purpose is that quiet
+
+MIN_RATE_HZ, MOST_RATE_HZ = 1000, 768_000
+MOST_CHANNELS = 256
+MOST_SAMPLES_AT_ONCE = 2**28  # of one stretch: 4.7 h at 16 kHz, 1 GiB; `prepare` cuts recordings into utterances
+VALUES_AT_ONCE = 2**22  # decoded, or multiplied while resampling: bounds memory
 
 _MP3_LEAD_SAMPLES = 10 * 1152  # an mp3 frame borrows bits from those before: decoded right after a seek, it is silence
 
@@ -66,6 +72,7 @@ class AudioInfo:
 def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
     """Open an audio file for reading; whatever soundfile raises meanwhile becomes an AudioError that names the file."""
     try:
+        _require_ordinary(path)
         with soundfile.SoundFile(str(path)) as file:
             yield file
     except UnicodeEncodeError:
@@ -105,15 +112,31 @@ def _require_openable(path: str | Path) -> None:
         raise AudioError(message, reason=f"cannot be opened: {error.strerror}") from error
 
 
+def _require_ordinary(path: str | Path) -> None:
+    """A pipe would keep us waiting for a writer, a device may never end; a folder is named as one."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:
+        raise AudioError(f"{str(path)!a} cannot be the name of a file", reason="not a name") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise AudioError(f"{path} is a pipe, socket or device, not an audio file", reason="not a file")
+
+
 def header(file: soundfile.SoundFile, path: str | Path) -> AudioInfo:
     """The header of an open file.
 
     Raises:
-        AudioError: if it gives no length, as a file streamed to a pipe may.
+        AudioError: if it gives no length, as a file streamed to a pipe may, or channels or a rate that no recording has.
     """
     if not 0 <= file.frames < 2**48:
         message = f"the header of {path} does not say how long it is: convert it once, for example with ffmpeg"
         raise AudioError(message, reason="no length in the header")
+    if not 1 <= file.channels <= MOST_CHANNELS or not MIN_RATE_HZ <= file.samplerate <= MOST_RATE_HZ:
+        raise AudioError(
+            f"the header of {path} says {file.channels} channels at {file.samplerate} Hz; 1 to {MOST_CHANNELS} at {MIN_RATE_HZ} "
+            f"to {MOST_RATE_HZ} Hz are read. It is damaged, or holds something else than sound.",
+            reason="channels or rate out of range",
+        )
     return AudioInfo(sample_rate_hz=file.samplerate, samples=file.frames, channels=file.channels)
 
 
@@ -124,8 +147,13 @@ def read_samples(file: soundfile.SoundFile, path: str | Path, *, start: int, sam
         AudioError: if fewer samples come than asked for (a truncated file), or some are not finite.
     """
     lead = min(start, _MP3_LEAD_SAMPLES) if file.format == "MP3" else 0
+    if lead + samples > MOST_SAMPLES_AT_ONCE:
+        raise AudioError(
+            f"{path}: {samples} samples are to be read in one piece, at most {MOST_SAMPLES_AT_ONCE} can be: cut the recording",
+            reason="too long to be read in one piece",
+        )
     file.seek(start - lead)
-    audio = torch.from_numpy(file.read(lead + samples, dtype="float32", always_2d=True)).mean(dim=1)[lead:]
+    audio = _mono(file, lead + samples)[lead:]
     if len(audio) != samples:
         raise AudioError(
             f"{path} is truncated: samples {start} to {start + samples} were asked for, "
@@ -136,6 +164,19 @@ def read_samples(file: soundfile.SoundFile, path: str | Path, *, start: int, sam
         message = f"{path} holds NaN or infinite samples between {start} and {start + samples}"
         raise AudioError(message, reason="NaN or infinite samples")
     return audio
+
+
+def _mono(file: soundfile.SoundFile, samples: int) -> Tensor:
+    """The next samples, channels averaged, fewer at the end; block by block, whatever a header claims to follow."""
+    blocks, left = [torch.zeros(0)], samples
+    while left:
+        asked = min(left, max(1, VALUES_AT_ONCE // file.channels))
+        block = torch.from_numpy(file.read(asked, dtype="float32", always_2d=True)).mean(dim=1)
+        blocks.append(block)
+        left -= len(block)
+        if len(block) < asked:
+            break
+    return torch.cat(blocks)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
@@ -174,6 +215,11 @@ def read_audio(
                 f"{path} has {info.samples} samples; {start} to {start + samples} were asked for. If the file changed "
                 "since the manifest was made, run `audiolm prepare` again.",
                 reason="shorter than asked",
+            )
+        if resampled_length(samples, info.sample_rate_hz, sample_rate_hz) > MOST_SAMPLES_AT_ONCE:
+            raise AudioError(
+                f"{path} would have more than {MOST_SAMPLES_AT_ONCE} samples at {sample_rate_hz} Hz: cut the recording",
+                reason="too long to be read in one piece",
             )
         audio = read_samples(file, path, start=start, samples=samples) - dc_offset
     return resample(audio, from_hz=info.sample_rate_hz, to_hz=sample_rate_hz)
@@ -217,7 +263,8 @@ def sinc_resample(audio: Tensor, *, from_hz: int, to_hz: int, zero_crossings: in
     reach = math.ceil(zero_crossings / cutoff)  # input samples to either side
     padded = F.pad(audio, (reach, reach + 1))
     pieces = []
-    for block in torch.arange(resampled_length(samples, from_hz, to_hz), device=audio.device).split(2**16):
+    rows = max(1, min(2**16, VALUES_AT_ONCE // (2 * reach + 2)))  # bounds memory
+    for block in torch.arange(resampled_length(samples, from_hz, to_hz), device=audio.device).split(rows):
         position = block.double() * from_hz / to_hz
         taps = position.long()[:, None] + torch.arange(-reach, reach + 2, device=audio.device)
         distance = ((taps - position[:, None]) * cutoff).clamp(-zero_crossings, zero_crossings)

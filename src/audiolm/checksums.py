@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiolm.files import atomic_path, disk_full, found_no_room, remove
+from audiolm.untrusted.tensor_files import require_plain_zip
 
 FOLDER_LIST = "SHA256SUMS"  # inside a folder: one line for each of its files
 CHUNK_BYTES = 1 << 22
@@ -144,10 +145,11 @@ def _verify_folder(folder: Path) -> None:
 
 def _verify_archive(path: Path) -> None:
     try:
+        require_plain_zip(path)  # nothing that unpacks to more than it is
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise DamagedError(f"{path} is damaged or truncated: {error}.") from error
+    except (ValueError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise DamagedError(f"{path} cannot be read as a checkpoint: {error}. It is damaged, or truncated.") from error
     if damaged is not None:
         raise DamagedError(f"{path} is damaged: its part {damaged} is not what was written.")
 

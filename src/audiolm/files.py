@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written ever stands under its final name."""
+"""Writing files so that nothing half-written ever stands under its final name, and reading those that others wrote."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,9 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
+MOST_JSON_BYTES = 16 * 2**20  # parsed, JSON takes up to twenty times as much memory
+
+
 def read_json(path: Path | str, *, made_by: str) -> Any:
     """Read a JSON file that one of our own commands wrote.
 
@@ -116,15 +120,64 @@ def read_json(path: Path | str, *, made_by: str) -> Any:
 
     Raises:
         FileNotFoundError: if it is not there, naming `made_by`.
-        ValueError: if it is not JSON.
+        ValueError: if it is not JSON, or larger than any that our commands write.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        size = require_regular_file(path)
+        if size > MOST_JSON_BYTES:
+            raise ValueError(f"it has {size} bytes, at most {MOST_JSON_BYTES} are read")
+        return parse_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} is not there. {made_by} writes it.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:  # bytes that are no UTF-8, too
         raise ValueError(f"{path} is not valid JSON ({error}). Remove it and run {made_by} again.") from error
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Parse JSON as our own commands write it.
+
+    Raises:
+        ValueError: if it is not JSON, nested too deeply, or holds NaN, an infinity or a number of thousands of digits.
+    """
+    try:
+        return json.loads(text, parse_constant=_refused_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refused_constant(constant: str) -> Any:
+    raise ValueError(f"it holds {constant}, which is not JSON")
+
+
+def require_regular_file(path: Path | str) -> int:
+    """The size in bytes of an ordinary file. Anything else could keep a reader waiting for ever, or never end.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if it is a folder, a pipe, a socket or a device.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is no ordinary file (a folder, pipe or device): name a file")
+    return found.st_size
+
+
+def require_inside(name: str, *, what: str) -> str:
+    """Check that a relative path leads nowhere but below the folder that it will be joined to; links are not looked at.
+
+    Args:
+        what: what the name is and where it stands, for the message.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: for an empty or absolute path, one with a part `..`, or one that no file can have.
+    """
+    if not isinstance(name, str) or not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise ValueError(f"{what} is {str(name)[:200]!r}: it must be a relative path without `..`, below its folder")
+    return name
 
 
 def set_aside(path: Path) -> Path:

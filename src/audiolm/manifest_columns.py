@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from audiolm.files import atomic_path, read_json, write_json
-from audiolm.utterances import Columns
+from audiolm.files import atomic_path, read_json, require_inside, write_json
+from audiolm.strings import Strings
+from audiolm.untrusted.tensor_files import read_npy
+from audiolm.utterances import SPLITS, Columns
 
 FORMAT = 1
 RACY_SECONDS = 2.0  # a text edited so shortly after it was written may bear the same time on a coarse file system
@@ -84,15 +86,51 @@ def read_columns(folder: Path, *, manifest_digest: str) -> Columns:
         said = read_json(folder / "columns.json", made_by="`audiolm prepare`")
         if said["format"] != FORMAT or said["manifest"] != manifest_digest:
             raise ColumnsError("they were written for another manifest")
-        paths = sorted(folder / name for name in said["sha256"])
+        paths = sorted(folder / require_inside(name, what="a column's file") for name in said["sha256"])
         with ThreadPoolExecutor(4) as threads:  # hashing lets other threads run
             found = dict(zip([path.name for path in paths], threads.map(file_digest, paths), strict=True))
         if found != said["sha256"]:
             raise ColumnsError("they were changed or cut off since they were written")
-        return Columns.from_arrays({path.stem: np.load(path, mmap_mode="r") for path in paths})
+        columns = Columns.from_arrays({path.stem: read_npy(path) for path in paths})
+        _require_sound(columns)
+        return columns
     except FileNotFoundError:
         if (folder / "columns.json").exists():
             raise ColumnsError("a file of them is missing") from None
         raise
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise error if isinstance(error, ColumnsError) else ColumnsError(f"they cannot be read: {error}") from error
+
+
+def _require_sound(columns: Columns) -> None:
+    """Check what a digest does not vouch for, because anyone can compute one: that all that is read lies inside.
+
+    Raises:
+        ColumnsError: naming the column.
+    """
+    numbers, count = columns.numbers, len(columns.ids)
+    most = {"path": len(columns.names["path"]), "speaker": len(columns.names["speaker"]), "split": len(SPLITS)}
+    ranges = {name: (0, limit - 1) for name, limit in most.items()}
+    ranges |= {"start": (0, 2**48), "samples": (1, 2**48), "sample_rate_hz": (1, 2**31), "dc_offset": (-10, 10)}
+    for name, column in numbers.items():
+        low, high = ranges.get(name, (0, 1))
+        if column.shape != (count,) or (count and not (low <= column.min() and column.max() <= high)):
+            raise ColumnsError(f"{name} holds values that none can have")
+    for name, strings in (("id", columns.ids), ("path", columns.names["path"]), ("speaker", columns.names["speaker"])):
+        ends = strings.ends
+        if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(strings.bytes)):
+            raise ColumnsError(f"{name} has strings that end outside of its bytes")
+        if name != "speaker":
+            _require_names_inside(name, strings)
+
+
+def _require_names_inside(name: str, strings: Strings) -> None:
+    """Names lead nowhere but below the corpus; only those that could lead elsewhere are looked at one by one."""
+    content, ends = strings.bytes, strings.ends
+    dots = np.flatnonzero((content[:-1] == ord(".")) & (content[1:] == ord(".")))
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    first = content[np.minimum(starts, max(0, len(content) - 1))] if len(content) else content
+    absolute = np.flatnonzero((starts == ends) | (first == ord("/"))) if len(ends) else starts[:0]
+    nothing = np.searchsorted(ends, np.flatnonzero(content == 0), side="right")
+    for row in {*np.searchsorted(ends, dots, side="right").tolist(), *absolute.tolist(), *nothing.tolist()}:
+        require_inside(strings[row], what=f"{name} of a column")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from audiolm.audio import SHORTEST_SECONDS, AudioError, header, is_silent, open_audio, read_samples
+from audiolm.files import MOST_JSON_BYTES, require_regular_file
 from audiolm.manifest import write_lines
 from audiolm.recordings import Recording
 
@@ -98,14 +99,16 @@ def _probe(root: Path, recording: Recording, max_seconds: float) -> Scan:
 def _voice_activity(path: Path, seconds: float) -> tuple[list[tuple[float, float]] | None, str | None]:
     """(voice activity, warning) from the JSON beside a recording of that length. JSON's NaN, as in "snr", is read."""
     try:
+        if require_regular_file(path) > MOST_JSON_BYTES:
+            raise ValueError("no sidecar is so large")
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None, "the JSON beside the recording cannot be read: no voice activity used"
     if not isinstance(content, dict) or not content.get("voice_activity"):
         return None, None  # another kind of JSON, or nothing known
     try:
         activity = [(float(begin), float(end)) for begin, end in content["voice_activity"]]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None, "voice_activity is not a list of [start, end]: not used"
     if not all(0 <= begin <= end <= seconds + 1 for begin, end in activity):  # NaN fails this too
         return None, "voice_activity does not fit the length of the recording: not used"
@@ -124,7 +127,7 @@ def _read_log(path: Path, settings: dict[str, Any]) -> Iterator[Scan]:
                 row = json.loads(line)
                 cuts = tuple((start, samples, true_end) for start, samples, true_end in row["cuts"])
                 yield Scan(**row | {"stamp": tuple(row["stamp"]), "cuts": cuts})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return
 
 

@@ -18,6 +18,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from audiolm.untrusted.tensor_files import read_torch, safetensors_shapes
+
 VALUES = "values.pt"
 WEIGHTS = "state_dict"
 
@@ -39,7 +41,7 @@ def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
 
 def read_values(folder: Path) -> dict[str, Any]:
     """What is no tensor of the model or the optimizers."""
-    return torch.load(folder / VALUES, map_location="cpu", weights_only=True)
+    return cast(dict[str, Any], read_torch(folder / VALUES))
 
 
 def read_tensors(folder: Path, *, prefix: str) -> dict[str, Tensor]:
@@ -49,6 +51,8 @@ def read_tensors(folder: Path, *, prefix: str) -> dict[str, Tensor]:
         ValueError: if a file is damaged, or pieces claim more than the files hold.
     """
     try:
+        for file in folder.glob("*.safetensors"):
+            safetensors_shapes(file)  # an oversized header is refused before anything else reads it
         reader = HuggingFaceStorageReader(str(folder))
         found = cast(dict[str, TensorStorageMetadata], reader.read_metadata().state_dict_metadata)
         wanted = {name: meta for name, meta in found.items() if name.startswith(prefix)}

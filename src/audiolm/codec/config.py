@@ -1,8 +1,13 @@
 """SoundStreamConfig: the numbers that define one codec."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from audiolm.untrusted.values import MOST_SAMPLE_RATE_HZ, from_values, require_types
+
+MOST_LEVELS = 256
+MOST_STRIDES = 16  # channels double at each
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,20 @@ class SoundStreamConfig:
     quantizer_dropout: float = 1.0  # share of training examples with a random number of active levels; paper: all
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(self.strides))  # JSON and YAML give lists
+        if isinstance(self.strides, list):
+            object.__setattr__(self, "strides", tuple(self.strides))  # JSON and YAML give lists
+        require_types(self)
         for name in ("sample_rate_hz", "channels", "dim", "levels", "codebook_size", "pool_factor"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"SoundStreamConfig.{name} must be a whole number of at least 1, got {value!r}")
-        if not self.strides or any(not isinstance(stride, int) or stride < 2 for stride in self.strides):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"SoundStreamConfig.{name} must be a whole number of at least 1, got {getattr(self, name)}"
+                )
+        if self.sample_rate_hz > MOST_SAMPLE_RATE_HZ or self.levels > MOST_LEVELS or len(self.strides) > MOST_STRIDES:
+            raise ValueError(
+                f"a codec has at most {MOST_SAMPLE_RATE_HZ} Hz, {MOST_LEVELS} levels and {MOST_STRIDES} strides, got "
+                f"{self.sample_rate_hz}, {self.levels} and {len(self.strides)}"
+            )
+        if not self.strides or min(self.strides) < 2:
             raise ValueError(f"strides must be whole numbers of at least 2, such as (2, 4, 5, 8); got {self.strides}")
         if not 2 <= self.codebook_size <= 2**16:
             raise ValueError(f"codebook_size must be 2 to 65536 (16-bit tokens), got {self.codebook_size}")
@@ -63,10 +76,4 @@ class SoundStreamConfig:
         Raises:
             ValueError: if a name is missing or unknown, or a value out of range.
         """
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise ValueError(
-                f"not a SoundStreamConfig: missing {sorted(names - set(values))}, unknown "
-                f"{sorted(set(values) - names)}. The file was probably written for another codec or by another version."
-            )
-        return cls(**values)
+        return from_values(cls, values, source="the configuration of the codec")

@@ -1,6 +1,6 @@
 """A decoder from tokens straight to audio: how much of a recording a kind of token keeps."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from audiolm.checkpoint import StageCheckpoint
 from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.layers import Decoder
+from audiolm.untrusted.rebuilding import rebuilt
+from audiolm.untrusted.values import from_values, require_types
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class DetokenizerConfig:
     strides: tuple[int, ...] = (2, 4, 5, 8)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(self.strides))  # JSON and YAML give lists
+        if isinstance(self.strides, list):
+            object.__setattr__(self, "strides", tuple(self.strides))  # JSON and YAML give lists
+        require_types(self)
         if self.vocabulary < 2 or self.levels < 1:
             raise ValueError(
                 f"vocabulary must be at least 2 and levels at least 1, got {self.vocabulary}, {self.levels}"
@@ -63,9 +67,7 @@ class DetokenizerConfig:
         Raises:
             ValueError: if a name is missing or unknown, or a value out of range.
         """
-        if set(values) != {field.name for field in fields(cls)}:
-            raise ValueError(f"not a DetokenizerConfig: {sorted(values)}")
-        return cls(**values)
+        return from_values(cls, values, source="the configuration of the detokenizer")
 
 
 class Detokenizer(nn.Module):
@@ -89,12 +91,8 @@ class Detokenizer(nn.Module):
         Raises:
             ValueError: if configuration or weights are not those of a detokenizer.
         """
-        detokenizer = cls(DetokenizerConfig.from_dict(checkpoint.config))
-        try:
-            detokenizer.load_state_dict(checkpoint.weights)
-        except RuntimeError as error:
-            raise ValueError(f"the weights of the detokenizer do not fit its configuration: {error}") from error
-        return detokenizer.requires_grad_(False).eval()
+        config = DetokenizerConfig.from_dict(checkpoint.config)
+        return rebuilt(lambda: cls(config), checkpoint.weights, what="the detokenizer").requires_grad_(False).eval()
 
     def forward(self, tokens: Tensor, *, active_levels: Tensor | None = None) -> Tensor:
         """Turn tokens into audio.

@@ -1,15 +1,20 @@
 """Public codecs through transformers: EnCodec, DAC and Mimi, by name or from a folder."""
 
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from audiolm.checkpoint import StageCheckpoint, plain
 from audiolm.codec.codec import Codec
+from audiolm.untrusted.public_folders import require_fits_files, require_harmless, require_sound_folder
+from audiolm.untrusted.rebuilding import rebuilt
+from audiolm.untrusted.values import require_whole
 
 SUPPORTED = ("encodec", "dac", "mimi")
 MOST_LEVELS = 32
@@ -45,6 +50,7 @@ class PretrainedCodec(Codec):
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
+        require_harmless(model_config, what="the configuration of the codec")
         kind = _checked(model_config)["model_type"]
         self.config = AutoConfig.for_model(**model_config)
         most = min(MOST_LEVELS, int(self.config.n_codebooks if kind == "dac" else self.config.num_quantizers))
@@ -67,13 +73,21 @@ class PretrainedCodec(Codec):
         from transformers import AutoConfig, AutoModel
 
         try:
-            config = _plain_config(AutoConfig.from_pretrained(name))
+            require_sound_folder(name)
+            found = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            config = _plain_config(found)
+            require_harmless(config, what=f"the configuration of {name!r}")
             _checked(config)  # before its weights are downloaded
-            model = AutoModel.from_pretrained(name)
+            require_fits_files(name, found)
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, weights_only=True)
         except OSError as error:
             raise FileNotFoundError(
                 f"The codec {name!r} is neither a folder with a transformers model nor can it be downloaded: "
                 f"{str(error).splitlines()[0].rstrip('.')}. Without network, download it elsewhere and name its folder."
+            ) from error
+        except (RuntimeError, SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, KeyError) as error:
+            raise ValueError(
+                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {str(error).splitlines()[0]}"
             ) from error
         codec = cls(config, levels=levels)
         codec.model.load_state_dict(model.state_dict())
@@ -86,12 +100,15 @@ class PretrainedCodec(Codec):
         Raises:
             ValueError: if weights and configuration do not fit each other.
         """
-        codec = cls(checkpoint.config["model_config"], levels=checkpoint.config["levels"])
-        try:
-            codec.load_state_dict(checkpoint.weights)
-        except RuntimeError as error:
-            raise ValueError(f"the weights of the {codec.kind} codec do not fit its configuration: {error}") from error
-        return codec
+        config = checkpoint.config
+        if set(config) != {"kind", "model_config", "levels"}:
+            raise ValueError(
+                f"a public codec has the values kind, levels and model_config, found {sorted(config)[:20]}"
+            )
+        require_whole(config["levels"], low=1, high=MOST_LEVELS, what="levels of the codec")
+        return rebuilt(
+            lambda: cls(config["model_config"], levels=config["levels"]), checkpoint.weights, what="the codec"
+        )
 
     @property
     def sample_rate_hz(self) -> int:
@@ -207,8 +224,7 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
             f"This {kind} model is stereo, normalises its input or cuts it into chunks of its own: its codes alone do not "
             "give the audio back. Use a mono one, such as facebook/encodec_24khz."
         )
-    if not 2 <= config["codebook_size"] <= 2**16:
-        raise ValueError(
-            f"codebook_size must be 2 to 65536, since tokens are stored as 16-bit numbers: got {config['codebook_size']}"
-        )
+    require_whole(
+        config.get("codebook_size"), low=2, high=2**16, what="codebook_size (tokens are stored as 16-bit numbers)"
+    )
     return config

@@ -13,6 +13,7 @@ from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.layers import Decoder, Encoder, NormalisedWeight
 from audiolm.codec.quantizer import Quantized, ResidualQuantizer
 from audiolm.codec.streaming import State, decode_frames, encode_frames
+from audiolm.untrusted.rebuilding import rebuilt
 
 CHUNK_FRAMES = 250  # encoded or decoded at a time: bounds memory; more than 5 s at 50 Hz fall out of the caches
 
@@ -57,14 +58,8 @@ class SoundStream(Codec):
         Raises:
             ValueError: if configuration or weights are not those of this codec.
         """
-        codec = cls(SoundStreamConfig.from_dict({k: v for k, v in checkpoint.config.items() if k != "kind"}))
-        try:
-            codec.load_state_dict(checkpoint.weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the weights of the codec do not fit its configuration {checkpoint.config}: {error}"
-            ) from error
-        return codec.fold_weights()
+        config = SoundStreamConfig.from_dict({k: v for k, v in checkpoint.config.items() if k != "kind"})
+        return rebuilt(lambda: cls(config), checkpoint.weights, what="the codec").fold_weights()
 
     @property
     def sample_rate_hz(self) -> int:

@@ -1,13 +1,17 @@
 """Items of an ABX test: stretches of recordings, each a phone (or word) in its context; `.item` files."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
+from audiolm.files import require_regular_file
+
 Context = Literal["within", "any"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
+_DECIMAL = re.compile(r"[+-]?(\d{1,20}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
 _FIELDS = ("file", "onset", "offset", "phone", "previous phone", "next phone", "speaker")
 
 
@@ -42,10 +46,11 @@ def read_items(path: Path) -> list[Item]:
     Source: the item files of Libri-Light and ZeroSpeech.
     """
     try:
+        require_regular_file(path)
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"the item file {path} does not exist") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
+    except ValueError as error:  # bytes that are no UTF-8, too
         raise ValueError(f"{path} is not a text file, so it cannot be an item file ({error})") from error
     if lines[-1] == "":  # the end of the last line
         lines.pop()
@@ -70,7 +75,7 @@ def _item(line: str, where: str) -> Item:
 
 def _seconds(text: str, where: str) -> Fraction:
     try:
-        if "/" in text or "_" in text:  # Fraction reads them, item files do not have them
+        if not _DECIMAL.fullmatch(text):  # Fraction reads 1/3 and 1_0, and takes gigabytes for 1e999999999
             raise ValueError
         return Fraction(text)
     except ValueError:

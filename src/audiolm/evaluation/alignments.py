@@ -31,6 +31,13 @@ def read_alignments(path: Path) -> dict[str, list[Interval]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"the table of phones {path} is not there: give one with --phones")
+    try:
+        return _read(path)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a tab-separated table in UTF-8: {error}") from error
+
+
+def _read(path: Path) -> dict[str, list[Interval]]:
     found: dict[str, list[Interval]] = {}
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

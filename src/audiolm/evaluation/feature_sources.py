@@ -1,6 +1,5 @@
 """Where the features of a recording come from: an encoder, units, codes, or files that somebody else wrote."""
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,6 +20,7 @@ from audiolm.semantic.encoders import trained_encoder
 from audiolm.semantic.selection import selected_layer, selection_digest
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.semantic.windows import OVERLAP_SECONDS, WINDOW_SECONDS, encode_in_windows
+from audiolm.untrusted.tensor_files import read_npy, read_torch
 
 FILE_SUFFIXES = (".pt", ".npy", ".txt")
 
@@ -196,14 +196,14 @@ def _of_audio(
 def _read_matrix(path: Path) -> Tensor:
     try:
         if path.suffix == ".pt":
-            matrix = torch.load(path, map_location="cpu", weights_only=True)
+            matrix = read_torch(path)
         elif path.suffix == ".npy":
-            matrix = torch.from_numpy(np.load(path, allow_pickle=False))
+            matrix = torch.from_numpy(read_npy(path).copy())
         else:
             matrix = torch.from_numpy(np.loadtxt(path, dtype=np.float64, ndmin=2))
-    except (ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path} cannot be read as a matrix of features: {str(error).splitlines()[0][:200]}"
+            f"{path} cannot be read as a matrix of features: {(str(error).splitlines() or [''])[0][:200]}"
         ) from error
     if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.is_complex():
         shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint, weights_digest
 from audiolm.codec.codec import Codec
@@ -21,9 +21,23 @@ from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import Stage, StageLayout
 from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import TokenStore
+from audiolm.untrusted.rebuilding import rebuilt
+from audiolm.untrusted.tensor_files import safetensors_shapes
+from audiolm.untrusted.values import from_values, require_number, require_plain
 
 FORMAT = 2
 MADE_BY = "`audiolm compose`"
+LONGEST_WINDOW_SECONDS = 3600
+OUTLINE: dict[str, type | tuple[type, ...]] = {  # of config.json
+    "format": int,
+    "spec": dict,
+    "codec": dict,
+    "tokenizer": dict,
+    "stages": dict,
+    "units_per_second": (int, float),
+    "facts": dict,
+}
+STAGE_VALUES = {"transformer", "window_seconds", "step"}
 
 
 class GeneratorError(ValueError):
@@ -124,7 +138,7 @@ def generator_digest(folder: Path) -> str:
         FileNotFoundError, GeneratorError: as `load_generator`.
     """
     config = {key: value for key, value in _config(folder).items() if key != "facts"}  # those tell how long it trained
-    parts = ("codec", "tokenizer", *config["stages"])
+    parts = ("codec", "tokenizer", *config["stages"])  # names that `_config` knows: none leads out of the folder
     weights = {
         f"{part}.{name}": tensor for part in parts for name, tensor in _load(folder / f"{part}.safetensors").items()
     }
@@ -138,36 +152,34 @@ def load_generator_codec(folder: Path) -> Codec:
         FileNotFoundError, GeneratorError, ValueError: as `load_generator`.
     """
     config = _config(folder)
-    if "codec" not in config:
-        raise GeneratorError(f"{folder / 'config.json'} names no codec: it is damaged or of another version.")
     return rebuild_codec(_part(folder, "codec", config))
 
 
 def load_generator(folder: Path) -> AudioLM:
     """Read a generator folder onto the CPU; see `AudioLM.from_pretrained`."""
+    path = folder / "config.json"
     config = _config(folder)
-    spec = TokenSpec.from_dict(config.get("spec", {}), source=str(folder / "config.json"))
+    spec = TokenSpec.from_dict(config["spec"], source=str(path))
+    expected = {"semantic", "coarse"} | ({"fine"} if spec.fine_levels else set())
+    if set(config["stages"]) != expected:
+        raise GeneratorError(
+            f"{folder} has the stages {sorted(config['stages'])}, but its spec asks for {sorted(expected)}."
+        )
     try:
+        units_per_second = require_number(
+            config["units_per_second"], low=1e-3, high=spec.semantic_rate_hz, what=f"units_per_second in {path}"
+        )
         codec = rebuild_codec(_part(folder, "codec", config))
         tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
-        stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {}
-        for stage in get_args(Stage):
-            if stage not in config["stages"]:
-                continue
-            layout = StageLayout(spec, stage)
-            values = config["stages"][stage]
-            model = Transformer(TransformerConfig(**values["transformer"]), layout.vocabulary)
-            _fill(model, _load(folder / f"{stage}.safetensors"), folder / f"{stage}.safetensors")
-            model.lay_out_for_decoding()
-            stages[stage] = LanguageModel(model.requires_grad_(False).eval(), layout, float(values["window_seconds"]))
-        expected = {"semantic", "coarse"} | ({"fine"} if spec.fine_levels else set())
-        if set(stages) != expected:
-            raise GeneratorError(f"{folder} has the stages {sorted(stages)}, but its spec asks for {sorted(expected)}.")
-        units_per_second = float(config["units_per_second"])
-    except (KeyError, TypeError) as error:
-        raise GeneratorError(
-            f"{folder / 'config.json'} lacks or misnames {error}: it is damaged or of another version."
-        ) from error
+        stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {
+            stage: _language_model(folder, stage, config["stages"][stage], spec)
+            for stage in get_args(Stage)
+            if stage in expected
+        }
+    except GeneratorError:
+        raise
+    except ValueError as error:
+        raise GeneratorError(f"{folder}: {error}") from error
     found = TokenSpec(
         sample_rate_hz=codec.sample_rate_hz,
         hop_samples=codec.hop_samples,
@@ -181,10 +193,41 @@ def load_generator(folder: Path) -> AudioLM:
     return AudioLM(spec=spec, codec=codec, tokenizer=tokenizer, stages=stages, units_per_second=units_per_second)
 
 
+def _language_model(folder: Path, stage: Stage, values: dict[str, Any], spec: TokenSpec) -> LanguageModel:
+    layout, path = StageLayout(spec, stage), folder / f"{stage}.safetensors"
+    config = from_values(
+        TransformerConfig, values["transformer"], source=f"the {stage} stage in {folder / 'config.json'}"
+    )
+    window_seconds = require_number(
+        values["window_seconds"], low=1e-3, high=LONGEST_WINDOW_SECONDS, what=f"window_seconds of the {stage} stage"
+    )
+    model = rebuilt(lambda: Transformer(config, layout.vocabulary), _load(path), what=f"{path} (sizes: config.json)")
+    model.lay_out_for_decoding()
+    return LanguageModel(model.requires_grad_(False).eval(), layout, window_seconds)
+
+
 def _config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json", made_by=MADE_BY)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise GeneratorError(f"{folder / 'config.json'} is not a generator of format {FORMAT}.")
+    """Read `config.json` and check its outline; what builds a part checks that part's values.
+
+    Raises:
+        GeneratorError: naming what is missing, unknown or of another kind.
+    """
+    path = folder / "config.json"
+    config = read_json(path, made_by=MADE_BY)
+    if not isinstance(config, dict) or type(config.get("format")) is not int or config["format"] != FORMAT:
+        raise GeneratorError(f"{path} is not a generator of format {FORMAT}.")
+    wrong = sorted(name for name, kind in OUTLINE.items() if name not in config or not isinstance(config[name], kind))
+    unknown = sorted(set(config) - set(OUTLINE))
+    if wrong or unknown:
+        raise GeneratorError(
+            f"{path} lacks or misnames {wrong or 'nothing'} and has unknown {str(unknown)[:200]}: it is damaged or of another "
+            "version."
+        )
+    for stage, values in config["stages"].items():
+        if stage not in get_args(Stage) or not isinstance(values, dict) or set(values) != STAGE_VALUES:
+            raise GeneratorError(f"{path} says of the stage {stage[:80]!r} other things than {sorted(STAGE_VALUES)}.")
+    for name in ("codec", "tokenizer", "stages"):
+        require_plain(config[name], what=f"{name} in {path}")
     return config
 
 
@@ -197,21 +240,16 @@ def _save(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the folder was copied in part. {MADE_BY} writes all of it.")
+    """The tensors of a safetensors file, mapped: they take memory when they are copied into a model that they fit."""
     try:
+        safetensors_shapes(path)  # its size is checked before `safetensors` parses it
         return load_file(str(path))
-    except (SafetensorError, OSError) as error:
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing: the folder was copied in part. {MADE_BY} writes all of it."
+        ) from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type of numbers unknown to torch
         raise GeneratorError(f"{path} is damaged ({error}). Copy or compose the generator again.") from error
-
-
-def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise GeneratorError(
-            f"{path} does not fit the sizes in config.json: {str(error).splitlines()[-1].strip()}"
-        ) from error
 
 
 def _public_models(parts: Parts) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiolm.audio import write_audio
-from audiolm.files import LONGEST_NAME_BYTES, read_json, write_json
+from audiolm.files import LONGEST_NAME_BYTES, read_json, require_inside, write_json
 from audiolm.generator.model import Generation
 from audiolm.manifest import write_lines
 
@@ -42,11 +42,11 @@ class OutputFolder:
 
     def audio_path(self, id_: str) -> Path:
         """Where an utterance's audio is, or will be."""
-        return self.folder / f"{id_}.wav"
+        return self.folder / f"{require_inside(id_, what='the id of an utterance, which names its file,')}.wav"
 
     def row_path(self, id_: str) -> Path:
         """Where the line that describes it is: beside the audio; no prompt's audio or ours can have that name."""
-        return self.folder / f"{id_}.wav.json"
+        return self.audio_path(id_).with_name(self.audio_path(id_).name + ".json")
 
     def finished(self, ids: Iterable[str]) -> set[str]:
         """Which utterances are there already."""
@@ -67,7 +67,7 @@ class OutputFolder:
                     f"{foreign} is there, but {path} is not: nobody says what made it. Name another folder."
                 )
             return
-        theirs = read_json(path, made_by=MADE_BY)
+        theirs = _object(path)
         differing = [key for key in {**theirs, **self.settings} if theirs.get(key) != self.settings.get(key)]
         if differing and any(self.folder.rglob("*.wav.json")):
             details = "; ".join(f"{key}: {theirs.get(key)} there, {self.settings.get(key)} now" for key in differing)
@@ -124,7 +124,14 @@ class OutputFolder:
         return {key: self.settings[key] for key in ("generator", "mode", "seed", "sampling")}
 
     def _row(self, id_: str) -> dict[str, Any]:
-        return dict(read_json(self.row_path(id_), made_by=MADE_BY))
+        return _object(self.row_path(id_))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = read_json(path, made_by=MADE_BY)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings: it is damaged. Remove it and run {MADE_BY} again.")
+    return found
 
 
 def _changes(row: Mapping[str, Any], now: Mapping[str, Any]) -> str:

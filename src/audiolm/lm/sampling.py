@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from audiolm.untrusted.values import require_types
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -24,6 +26,7 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
+        require_types(self)
         if not 0 < self.temperature < float("inf"):
             raise ValueError(
                 f"temperature must be above 0 and finite, got {self.temperature}. For nearly greedy choices take a small "

@@ -14,6 +14,7 @@ from audiolm.lm.cache import Cache, StaticCache
 from audiolm.lm.position_bias import PositionBias
 from audiolm.lm.rotary import Rotary, rotate
 from audiolm.lm.step import StepWeights, step
+from audiolm.untrusted.values import require_types
 
 Positions = Literal["t5", "rope"]
 
@@ -38,6 +39,7 @@ class TransformerConfig:
     max_distance: int = 128  # tokens; everything farther shares one bias per head
 
     def __post_init__(self) -> None:
+        require_types(self)
         if min(self.layers, self.heads, self.dim, self.feed_forward) < 1 or self.dim % self.heads:
             raise ValueError(
                 f"layers, heads, dim and feed_forward must be positive and heads must divide dim, got {self.layers}, "

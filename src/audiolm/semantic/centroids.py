@@ -1,16 +1,15 @@
 """Centroids that were made elsewhere: of another tokenizer stage, or plain arrays of raw features."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.tokenizer import require_same_encoder
+from audiolm.untrusted.tensor_files import read_npy, read_torch
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,9 @@ def _of_checkpoint(path: Path, encoder: Encoder) -> Centroids:
 
 def _array(path: Path) -> Tensor:
     try:
-        if path.suffix == ".npy":
-            array = torch.from_numpy(np.load(path, allow_pickle=False))
-        else:
-            array = torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as an array ({str(error).splitlines()[0][:200]})") from error
-    if not isinstance(array, Tensor) or array.ndim not in (2, 3):
+        array = torch.from_numpy(read_npy(path).copy()) if path.suffix == ".npy" else read_torch(path)
+    except (ValueError, OSError, TypeError) as error:  # TypeError: numbers that torch does not have
+        raise ValueError(f"{path} cannot be read as an array ({error})") from error
+    if not isinstance(array, Tensor) or array.ndim not in (2, 3) or array.is_complex():
         raise ValueError(f"{path} must hold one array (clusters, dim) or (levels, clusters, dim) and nothing else")
     return array

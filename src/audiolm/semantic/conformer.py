@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.spectrogram import STEP_RATE_HZ, LogMel
+from audiolm.untrusted.values import require_types
 
+MOST_MEL_BINS = 1024
 SUBSAMPLING = 4  # two convolutions of stride 2: 10 ms -> 40 ms
 
 
@@ -45,6 +47,10 @@ class ConformerConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        require_types(self)
+        sizes = (self.dim, self.heads, self.feed_forward, self.kernel, self.subsampling_channels, self.mel_bins)
+        if min(sizes) < 1 or self.mel_bins > MOST_MEL_BINS:
+            raise ValueError(f"sizes must be at least 1 and mel_bins at most {MOST_MEL_BINS}, got {sizes}")
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim must be a multiple of twice the heads (rotary positions), got {self.dim} and {self.heads}"

@@ -10,6 +10,8 @@ from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.semantic.pretrained import PretrainedEncoder
 from audiolm.semantic.selection import COMMAND, selected_layer
+from audiolm.untrusted.rebuilding import rebuilt
+from audiolm.untrusted.values import LARGEST_SIZE, from_values, require_whole
 
 
 @dataclass(frozen=True)
@@ -77,27 +79,38 @@ def trained_encoder(checkpoint: StageCheckpoint) -> ConformerEncoder:
     Raises:
         ValueError: if configuration or weights are not those of an encoder.
     """
-    encoder = rebuild_encoder(checkpoint.config)
-    if not isinstance(encoder, ConformerEncoder):
+    if checkpoint.config.get("kind") != "conformer":
         raise ValueError(f"{checkpoint.config.get('kind')!r} is not an encoder that the encoder stage trains")
-    try:
-        encoder.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        raise ValueError(f"the weights of the encoder do not fit its configuration: {error}") from error
+    encoder = rebuilt(lambda: rebuild_encoder(checkpoint.config), checkpoint.weights, what="the encoder")
+    assert isinstance(encoder, ConformerEncoder), "its kind was checked"
     return encoder.requires_grad_(False).eval()
+
+
+_VALUES = {  # kind -> what its `config_dict` says besides
+    "mfcc": {"sample_rate_hz", "rate_hz", "cepstra"},
+    "pretrained": {"model_config", "layer", "normalize"},
+    "conformer": {"config", "layer"},
+}
 
 
 def rebuild_encoder(config: dict[str, Any]) -> Encoder:
     """The inverse of `Encoder.config_dict`; weights are to be loaded afterwards.
 
     Raises:
-        ValueError: for a kind that this version does not know.
+        ValueError: for a kind that this version does not know, or values that are not those of its kind.
     """
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in _VALUES:
+        raise ValueError(f"An encoder of kind {str(kind)[:80]!r} is not known here: made by a newer version?")
     values = {key: value for key, value in config.items() if key != "kind"}
-    if config["kind"] == "mfcc":
+    if set(values) != _VALUES[kind]:
+        raise ValueError(
+            f"a {kind} encoder has the values {sorted(_VALUES[kind])}, found {sorted(map(str, values))[:20]}"
+        )
+    if kind == "mfcc":
         return MfccEncoder(**values)
-    if config["kind"] == "pretrained":
+    require_whole(values["layer"], low=0, high=LARGEST_SIZE, what="layer of the encoder")
+    if kind == "pretrained":
         return PretrainedEncoder(**values)
-    if config["kind"] == "conformer":
-        return ConformerEncoder(ConformerConfig(**values["config"]), layer=values["layer"])
-    raise ValueError(f"An encoder of kind {config['kind']!r} is not known here: made by a newer version?")
+    sizes = from_values(ConformerConfig, values["config"], source="the configuration of the encoder")
+    return ConformerEncoder(sizes, layer=values["layer"])

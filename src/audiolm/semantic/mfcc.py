@@ -11,7 +11,9 @@ from torchaudio.functional import compute_deltas
 from torchaudio.transforms import MFCC
 
 from audiolm.semantic.encoder import Encoder
+from audiolm.untrusted.values import MOST_SAMPLE_RATE_HZ, require_whole
 
+MEL_BINS = 40
 FINE_RATE_HZ = 100  # cepstra are computed every 10 ms and averaged over each feature frame
 
 
@@ -22,7 +24,7 @@ class MfccEncoder(Encoder):
         rate_hz: feature frames per second; must divide 100.
 
     Raises:
-        ValueError: if `rate_hz` does not divide 100.
+        ValueError: if `rate_hz` does not divide 100, or a number is out of range.
 
     Source: HuBERT (arXiv 2106.07447), section IV-B: 39-dimensional MFCC for the first iteration's k-means. There at 100 Hz;
     here averaged to the semantic rate.
@@ -32,24 +34,28 @@ class MfccEncoder(Encoder):
 
     def __init__(self, *, sample_rate_hz: int = 16000, rate_hz: int = 25, cepstra: int = 13) -> None:
         super().__init__()
+        require_whole(sample_rate_hz, low=FINE_RATE_HZ, high=MOST_SAMPLE_RATE_HZ, what="sample_rate_hz of MFCC")
+        require_whole(rate_hz, low=1, high=FINE_RATE_HZ, what="rate_hz of MFCC")
+        require_whole(cepstra, low=1, high=MEL_BINS, what="cepstra")
         if FINE_RATE_HZ % rate_hz or sample_rate_hz % FINE_RATE_HZ:
             raise ValueError(f"MFCC frames come every 10 ms: rate_hz must divide 100, got {rate_hz}")
         self.sample_rate_hz, self.rate_hz, self.cepstra = sample_rate_hz, rate_hz, cepstra
         self.dim = 3 * cepstra
         self.window = sample_rate_hz // 40  # 25 ms
-        self.mfcc = MFCC(
-            sample_rate=sample_rate_hz,
-            n_mfcc=cepstra,
-            log_mels=True,
-            melkwargs={
-                "n_fft": 1 << (self.window - 1).bit_length(),
-                "win_length": self.window,
-                "hop_length": sample_rate_hz // FINE_RATE_HZ,
-                "n_mels": 40,
-                "f_min": 60.0,  # below lies hum and offset, no speech
-                "center": False,
-            },
-        )
+        with torch.device("cpu"):  # small, and computed: it looks at its filters, which have no values on `meta`
+            self.mfcc = MFCC(
+                sample_rate=sample_rate_hz,
+                n_mfcc=cepstra,
+                log_mels=True,
+                melkwargs={
+                    "n_fft": 1 << (self.window - 1).bit_length(),
+                    "win_length": self.window,
+                    "hop_length": sample_rate_hz // FINE_RATE_HZ,
+                    "n_mels": MEL_BINS,
+                    "f_min": 60.0,  # below lies hum and offset, no speech
+                    "center": False,
+                },
+            )
 
     def _hidden_states(self, audio: Tensor, samples: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """A frame looks 30 ms beyond its own edges; what lies outside the audio is silence."""

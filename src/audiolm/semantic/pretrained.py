@@ -13,6 +13,7 @@ from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.hidden_states import hidden_states
 from audiolm.semantic.public_models import SAMPLE_RATE_HZ, WAVEFORM_MODELS, read_public_model, require_supported
 from audiolm.semantic.stacked_log_mel import STACKED_STEPS, STEP_SAMPLES, stacked_log_mel
+from audiolm.untrusted.public_folders import require_harmless
 
 
 class PretrainedEncoder(Encoder):
@@ -41,7 +42,10 @@ class PretrainedEncoder(Encoder):
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
+        require_harmless(model_config, what="the configuration of the encoder")
         require_supported(model_config.get("model_type"), source="This")
+        if type(normalize) is not bool:
+            raise ValueError(f"normalize must be true or false, got {str(normalize)[:80]!r}")
         config = AutoConfig.for_model(**model_config)
         self.model_config, self.layer, self.normalize = model_config, layer, normalize
         self.layers, self.dim = int(config.num_hidden_layers), int(config.hidden_size)

@@ -8,6 +8,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from audiolm.checkpoint import plain
+from audiolm.files import read_json
+from audiolm.untrusted.public_folders import MADE_BY, require_fits_files, require_harmless, require_sound_folder
+
 WAVEFORM_MODELS = ("hubert", "wavlm", "wav2vec2")
 SPECTROGRAM_MODELS = ("wav2vec2-bert",)
 SAMPLE_RATE_HZ = 16000
@@ -41,15 +45,23 @@ def read_public_model(name: str) -> tuple[Any, bool]:
 
     config = _read_config(name)
     require_supported(config.model_type, source=repr(name))
+    require_harmless(plain(config.to_dict()), what=f"the configuration of {name!r}")
     normalize = _normalizes(name, config)
+    require_fits_files(name, config)
+    safely = {
+        "trust_remote_code": False,
+        "weights_only": True,
+    }  # the second for `.bin` files: pickles, but of tensors only
     try:
-        model, report = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+        model, report = AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, **safely
+        )
     except OSError as error:
         raise FileNotFoundError(
             f"The encoder {name!r} has a configuration but its weights cannot be read: {_first_line(error)}. Copy or download "
             "the whole folder, with weights of PyTorch."
         ) from error
-    except (RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, TypeError, KeyError) as error:
         raise ValueError(
             f"The weights of the encoder {name!r} are damaged or do not fit its config.json: {_first_line(error)}. Copy or "
             "download the whole folder again."
@@ -69,8 +81,13 @@ def read_public_model(name: str) -> tuple[Any, bool]:
 def _read_config(name: str) -> Any:
     from transformers import AutoConfig
 
+    if (Path(name) / "config.json").exists():
+        try:
+            require_sound_folder(name)
+        except ValueError as error:
+            raise ValueError(f"The folder {name!r} is not one that transformers wrote: {error}") from error
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except OSError as error:
         if Path(name).is_dir():
             raise ValueError(
@@ -81,20 +98,21 @@ def _read_config(name: str) -> Any:
             f"The encoder {name!r} is neither a folder with a transformers model nor can it be downloaded: "
             f"{_first_line(error)}. Without network, download it elsewhere and name its folder."
         ) from error
-    except ValueError as error:
+    except Exception as error:  # its classes check their values in many ways
         raise ValueError(f"{name!r} is not a model that transformers knows: {_first_line(error)}") from error
 
 
 def _normalizes(name: str, config: Any) -> bool:
     from transformers import AutoFeatureExtractor
 
+    path = Path(name) / "preprocessor_config.json"
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(name)
+        if path.exists():
+            require_harmless(read_json(path, made_by=MADE_BY), what=str(path))
+        extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        if (Path(name) / "preprocessor_config.json").exists():
-            raise ValueError(
-                f"{name}/preprocessor_config.json cannot be read: {_first_line(error)}. Copy it again, or remove it."
-            ) from error
+        if path.exists():
+            raise ValueError(f"{path} cannot be read: {_first_line(error)}. Copy it again, or remove it.") from error
         return getattr(config, "feat_extract_norm", None) == "layer"
     rate_hz = int(getattr(extractor, "sampling_rate", SAMPLE_RATE_HZ))
     if rate_hz != SAMPLE_RATE_HZ:
@@ -106,4 +124,4 @@ def _normalizes(name: str, config: Any) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -25,15 +25,16 @@ class LogMel(nn.Module):
         super().__init__()
         self.bins, self.hop = bins, sample_rate_hz // STEP_RATE_HZ
         self.window = sample_rate_hz // 40
-        self.mel = MelSpectrogram(
-            sample_rate=sample_rate_hz,
-            n_fft=1 << (self.window - 1).bit_length(),
-            win_length=self.window,
-            hop_length=self.hop,
-            n_mels=bins,
-            f_min=20.0,
-            center=False,
-        )
+        with torch.device("cpu"):  # small, and computed: it looks at its filters, which have no values on `meta`
+            self.mel = MelSpectrogram(
+                sample_rate=sample_rate_hz,
+                n_fft=1 << (self.window - 1).bit_length(),
+                win_length=self.window,
+                hop_length=self.hop,
+                n_mels=bins,
+                f_min=20.0,
+                center=False,
+            )
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("deviation", torch.ones(bins))
         self.register_buffer("measured", torch.tensor(False))

@@ -11,7 +11,10 @@ from audiolm.checkpoint import StageCheckpoint, weights_digest
 from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import rebuild_encoder
 from audiolm.semantic.windows import OVERLAP_SECONDS, WINDOW_SECONDS, features_in_windows
+from audiolm.untrusted.rebuilding import rebuilt
+from audiolm.untrusted.values import require_number, require_whole
 
+MOST_LEVELS = 256
 CHUNK_FRAMES = 8192  # distances are computed for so many frames at a time, to bound memory
 
 
@@ -175,14 +178,30 @@ class SemanticTokenizer(nn.Module):
                 "the tokenizer's checkpoint does not say in which windows it encodes long recordings: an older version made "
                 "it. Run the tokenizer stage again; its centroids can be kept, `--model.centroids` takes the old checkpoint."
             )
-        sizes = ("clusters", "levels", "window_seconds", "overlap_seconds")
-        tokenizer = cls(rebuild_encoder(config["encoder"]), **{name: config[name] for name in sizes})
-        try:
-            tokenizer.load_state_dict(checkpoint.weights)
-        except RuntimeError as error:
-            raise ValueError(f"the weights of the tokenizer do not fit its configuration: {error}") from error
+        _require_sizes(config)
+        sizes = {name: config[name] for name in ("clusters", "levels", "window_seconds", "overlap_seconds")}
+        tokenizer = rebuilt(
+            lambda: cls(rebuild_encoder(config["encoder"]), **sizes), checkpoint.weights, what="the tokenizer"
+        )
         require_same_encoder(tokenizer.encoder, config, source="the tokenizer's checkpoint")
         return tokenizer.requires_grad_(False).eval()
+
+
+def _require_sizes(config: dict[str, Any]) -> None:
+    """Check the names and numbers of a tokenizer's `config_dict`.
+
+    Raises:
+        ValueError: naming what is not as it should be.
+    """
+    names = {"encoder", "encoder_digest", "clusters", "levels", "window_seconds", "overlap_seconds"}
+    if set(config) != names or not isinstance(config["encoder"], dict) or not isinstance(config["encoder_digest"], str):
+        raise ValueError(f"a tokenizer's configuration has the values {sorted(names)}, found {sorted(config)[:20]}")
+    require_whole(config["clusters"], low=2, high=2**16, what="clusters of the tokenizer")
+    require_whole(config["levels"], low=1, high=MOST_LEVELS, what="levels of the tokenizer")
+    window_seconds = require_number(
+        config["window_seconds"], low=0.02, high=3600, what="window_seconds of the tokenizer"
+    )
+    require_number(config["overlap_seconds"], low=0, high=window_seconds, what="overlap_seconds of the tokenizer")
 
 
 def encoder_digest(encoder: Encoder) -> str:

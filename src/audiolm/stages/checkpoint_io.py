@@ -1,7 +1,7 @@
 """Checkpoints that are there whole or not at all, carry a checksum, and run no code when they are read."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -10,6 +10,7 @@ from audiolm.checksums import discard, sealed_path, verify
 from audiolm.files import disk_full, found_no_room, remove
 from audiolm.sharded_files import is_sharded
 from audiolm.stages import sharded_checkpoint
+from audiolm.untrusted.tensor_files import read_torch
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,10 +47,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             FileNotFoundError: if it is not there.
             DamagedError: if it is not what was written.
         """
+        if "://" in str(path):
+            raise ValueError(f"{path} is an address, not a file: download the checkpoint and name the file")
         verify(path)
         if is_sharded(Path(path)):
             return sharded_checkpoint.read(Path(path))
-        return super().load_checkpoint(path, map_location=map_location, weights_only=True)
+        try:
+            return cast(dict[str, Any], read_torch(path))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint ({error}): it is damaged, or not of this project"
+            ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint and its checksum."""

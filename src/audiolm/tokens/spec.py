@@ -4,6 +4,9 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from audiolm.untrusted.values import MOST_SAMPLE_RATE_HZ
+
+MOST_LEVELS = 1024  # public codecs have up to 32
 LONGEST_ALIGNED_SECONDS = 1  # crops and prompts are multiples of what is whole in both streams
 
 
@@ -31,9 +34,15 @@ class TokenSpec:
 
     def __post_init__(self) -> None:
         for field in fields(self):
+            most = MOST_SAMPLE_RATE_HZ if field.name.endswith(("_hz", "_samples")) else 2**16
             value = getattr(self, field.name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"TokenSpec.{field.name} must be a whole number of at least 1, got {value!r}")
+            if type(value) is not int or not 1 <= value <= most:
+                shown = repr(value)[:80] if type(value) is not int or abs(value) < 2**64 else "far more"
+                raise ValueError(
+                    f"TokenSpec.{field.name} must be a whole number of at least 1, at most {most}, got {shown}"
+                )
+        if self.levels > MOST_LEVELS:
+            raise ValueError(f"levels must be at most {MOST_LEVELS}, got {self.levels}: damaged?")
         if self.coarse_levels > self.levels:
             raise ValueError(
                 f"coarse_levels must be 1 to levels ({self.levels}), got {self.coarse_levels}. Lower `coarse_levels` of the "
@@ -95,9 +104,14 @@ class TokenSpec:
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
-            found = sorted(values) if isinstance(values, dict) else values
-            raise ValueError(f"{source} does not hold a TokenSpec: expected exactly {sorted(names)}, found {found}")
-        return cls(**values)
+            found = sorted(map(str, values)) if isinstance(values, dict) else values
+            raise ValueError(
+                f"{source} does not hold a TokenSpec: expected exactly {sorted(names)}, found {str(found)[:300]}"
+            )
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
 
     def require_equal(self, other: "TokenSpec", *, ours: str, theirs: str) -> None:
         """Stop where two artefacts disagree.

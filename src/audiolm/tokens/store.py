@@ -29,6 +29,14 @@ from torch import Tensor
 
 from audiolm.files import atomic_path, disk_full, found_no_room, read_json, write_json
 from audiolm.tokens.spec import TokenSpec
+from audiolm.tokens.store_checks import (
+    StoreError,
+    checked_index,
+    checked_line,
+    checked_names,
+    checked_sealed,
+    require_in_vocabulary,
+)
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -47,11 +55,8 @@ INDEX_TYPE = np.dtype(
     ]
 )
 _INDEX_ROW = struct.Struct("<IQIQIIBB")  # the same, packed
+TEXTS, COUNTS = ("id", "speaker", "split"), ("units_at", "units", "frames_at", "frames")  # of an Entry
 OPEN_FILES = 512  # of a reader at most: two a part, and a process may usually open 1024
-
-
-class StoreError(ValueError):
-    """A token store that cannot be used as asked."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ def create_store(folder: Path | str, spec: TokenSpec, made_by: dict[str, Any]) -
     if (folder / "spec.json").exists():
         found = read_json(folder / "spec.json", made_by=MADE_BY)
         if found != description:
-            differing = sorted(key for key in description if found.get(key) != description[key])
+            theirs = found if isinstance(found, dict) else {}
+            differing = sorted(key for key in description if theirs.get(key) != description[key])
             raise StoreError(
                 f"{folder} holds tokens made otherwise ({', '.join(differing)} differ: {found} there, {description} now). "
                 f"Move it away to make the tokens again, or choose another folder."
@@ -205,7 +211,9 @@ def store_description(folder: Path) -> tuple[TokenSpec, dict[str, Any]]:
     found = read_json(folder / "spec.json", made_by=MADE_BY)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise StoreError(f"{folder / 'spec.json'} is not of format {FORMAT}: another version of this project wrote it.")
-    return TokenSpec.from_dict(found["spec"], source=str(folder / "spec.json")), found["made_by"]
+    if not isinstance(found.get("made_by"), dict):
+        raise StoreError(f"{folder / 'spec.json'} does not say what made the tokens: it is damaged. Make them again.")
+    return TokenSpec.from_dict(found.get("spec", {}), source=str(folder / "spec.json")), found["made_by"]
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
@@ -218,10 +226,9 @@ def _entries(folder: Path) -> Iterator[tuple[Path, Entry]]:
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # torn off
-                try:
-                    entry = Entry(**json.loads(line))
-                except (ValueError, TypeError) as error:
-                    raise _damaged(lines, error) from error
+                entry = Entry(**checked_line(line, texts=TEXTS, counts=COUNTS, path=lines))
+                if entry.split not in SPLITS:
+                    raise StoreError(f"{lines} is damaged ({entry.split[:40]!r} is no split). Remove its three files.")
                 whole_units = 2 * (entry.units_at + entry.units) <= units_bytes
                 if whole_units and 2 * levels * (entry.frames_at + entry.frames) <= codes_bytes:
                     yield lines, entry
@@ -352,13 +359,14 @@ class TokenStore:
             raise StoreError(
                 f"{self.folder} is not sealed: tokenizing has not finished. Run the tokenize stage again; it continues."
             )
-        sealed = read_json(self.folder / "sealed.json", made_by=MADE_BY)
-        self.digest: str = sealed["digest"]
-        self._parts: list[str] = sealed["parts"]
-        self.index: NDArray[Any] = np.load(self.folder / "index.npy", mmap_mode="r")
-        if self.index.dtype != INDEX_TYPE or len(self.index) != sealed["utterances"]:
-            raise StoreError(f"{self.folder / 'index.npy'} is not the index that was sealed. Make the tokens again.")
-        for part, sizes in sealed["bytes"].items():
+        path = self.folder / "sealed.json"
+        sealed = checked_sealed(read_json(path, made_by=MADE_BY), path)
+        self.digest: str = sealed.digest
+        self._parts: list[str] = sealed.parts
+        self.index: NDArray[Any] = checked_index(
+            self.folder / "index.npy", sealed, dtype=INDEX_TYPE, levels=self.spec.levels, splits=len(SPLITS)
+        )
+        for part, sizes in sealed.part_bytes.items():
             found = [size for suffix in ("units", "codes") if (size := self._size(part, suffix)) is not None]
             if found != sizes:
                 raise StoreError(
@@ -400,12 +408,14 @@ class TokenStore:
     @property
     def ids(self) -> list[str]:
         """Utterance ids, in the order of the index."""
-        return [json.loads(line) for line in (self.folder / "ids.txt").read_text(encoding="utf-8").splitlines()]
+        return checked_names(self.folder / "ids.txt", count=len(self.index))
 
     @property
     def speakers(self) -> list[str]:
         """Speaker names; the index holds positions in this list."""
-        return [json.loads(line) for line in (self.folder / "speakers.txt").read_text(encoding="utf-8").splitlines()]
+        return checked_names(
+            self.folder / "speakers.txt", count=None, least=int(self.index["speaker"].max(initial=0)) + 1
+        )
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Positions in the index of one split's utterances.
@@ -426,11 +436,14 @@ class TokenStore:
         """(stop - start,) int64 units of one utterance, repeats included; a stop beyond the end means the end."""
         part, first, count, *_ = self.index[row].item()
         last = first + (count if stop is None else min(count, stop))
-        return torch.from_numpy(self._read(part, "units", first + start, last))
+        found = self._read(part, "units", first + start, last)
+        require_in_vocabulary(found, limit=self.spec.clusters, what=f"units of row {row} of {self.folder}")
+        return torch.from_numpy(found)
 
     def codes(self, row: int, start: int = 0, stop: int | None = None) -> Tensor:
         """(levels, stop - start) int64 codes of one utterance; a stop beyond the end means the end."""
         part, _, _, first, count, *_ = self.index[row].item()
         last, levels = first + (count if stop is None else min(count, stop)), self.spec.levels
         flat = self._read(part, "codes", (first + start) * levels, last * levels)
+        require_in_vocabulary(flat, limit=self.spec.codebook_size, what=f"codes of row {row} of {self.folder}")
         return torch.from_numpy(flat.reshape(-1, levels)).t()
