@@ -26,6 +26,10 @@ class Operations(TorchDispatchMode):
     total = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # in inference mode a linear layer comes as one piece
+            parts = function.decompose(*args, **(kwargs or {}))
+        if parts is not NotImplemented:
+            return parts
         result = function(*args, **(kwargs or {}))
         if (count := flop_registry.get(function._overloadpacket)) is not None:
             self.total += count(*args, **(kwargs or {}), out_val=result)

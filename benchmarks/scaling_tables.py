@@ -32,10 +32,34 @@ def rate_tflops(options: argparse.Namespace, name: str) -> float:
     return options.gpu_tflops * (options.codec_utilisation if name == "codec" else options.lm_utilisation)
 
 
+def busy_of(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> int:
+    """GPUs that have something to do: no more than there are windows in a step."""
+    return min(gpus, batch_of(options, name, stage))
+
+
+def computing_s(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> float:
+    """Of one step, at the assumed rate."""
+    gflop = stage["gflop"] * batch_of(options, name, stage)
+    return gflop / 1e3 / rate_tflops(options, name) / busy_of(options, name, stage, gpus)
+
+
+def sent_gb(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> float:
+    """What each GPU sends in a step, in 10^9 bytes: 8 for each parameter of others, with DDP and with FSDP alike."""
+    busy, parameters = (
+        busy_of(options, name, stage, gpus),
+        stage["parameters"] + stage.get("discriminator_parameters", 0),
+    )
+    return 8 * parameters * (busy - 1) / busy / 1e9
+
+
+def step_s(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> float:
+    """Whichever takes longer, computing or sending: one hides the other at best."""
+    return max(computing_s(options, name, stage, gpus), sent_gb(options, name, stage, gpus) / options.network_gbs)
+
+
 def days(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> float:
-    """Computing alone; no more GPUs than windows in a step."""
-    busy = min(gpus, batch_of(options, name, stage))
-    return exaflop(options, name, stage) * 1e6 / rate_tflops(options, name) / busy / 86400
+    """Of the whole training."""
+    return stage["steps"] * step_s(options, name, stage, gpus) / 86400
 
 
 def all_tables(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
@@ -104,9 +128,10 @@ def training(options: argparse.Namespace, stages: dict[str, Any]) -> list[str]:
     ]
     return [
         "## Projected, not measured: days of training",
-        f"EFLOP × 10⁶ ÷ (TFLOP/s × GPUs × 86,400). **Assumed:** {options.gpu_tflops:g} TFLOP/s per GPU, of which "
-        f"{options.lm_utilisation:.0%} is reached by Transformers and {options.codec_utilisation:.0%} by the codec. Communication, validation "
-        "and checkpoints are not in it. A stage uses no more GPUs than it has windows in a step: the codec at most its batch.",
+        f"Steps × the longer of computing and sending (below) ÷ 86,400; computing = EFLOP × 10⁶ ÷ (TFLOP/s × GPUs). **Assumed:** {options.gpu_tflops:g} TFLOP/s per GPU, of which "
+        f"{options.lm_utilisation:.0%} is reached by Transformers and {options.codec_utilisation:.0%} by the codec. Validation and "
+        "checkpoints are not in it. A stage uses no more GPUs than it has windows in a step, and with one window for each the assumed "
+        "share will hardly be reached: read 256 GPUs as a lower bound.",
         table(("stage", "assumed TFLOP/s per GPU", *(f"{gpus} GPUs" for gpus in options.gpus)), rows),
     ]
 
@@ -142,31 +167,17 @@ def communication(options: argparse.Namespace, stages: dict[str, Any]) -> list[s
     """Bytes of a step against its computing."""
     rows = []
     for name in TRAINED:
-        stage = stages[name]
-        parameters = stage["parameters"] + stage.get("discriminator_parameters", 0)
-        for gpus in options.gpus:
-            busy = min(gpus, batch_of(options, name, stage))
-            share = (busy - 1) / busy
-            ddp, fsdp = 2 * share * parameters * 4, share * parameters * (2 + 2 + 4)
-            compute = days(options, name, stage, gpus) * 86400 / stage["steps"]
-            times = [1e3 * size / options.network_gbs / 1e9 for size in (ddp, fsdp)]
-            rows.append(
-                (
-                    name,
-                    busy,
-                    f"{ddp / 1e9:.2f}",
-                    f"{fsdp / 1e9:.2f}",
-                    *(f"{time:.0f}" for time in times),
-                    f"{1e3 * compute:.0f}",
-                )
-            )
-    head = ("stage", "GPUs", "DDP, GB", "FSDP, GB", "DDP, ms", "FSDP, ms", "computing, ms")
+        for gpus in sorted({busy_of(options, name, stages[name], gpus) for gpus in options.gpus}):
+            gb = sent_gb(options, name, stages[name], gpus)
+            computing = 1e3 * computing_s(options, name, stages[name], gpus)
+            rows.append((name, gpus, f"{gb:.2f}", f"{1e3 * gb / options.network_gbs:.1f}", f"{computing:.1f}"))
     return [
         "## Projected, not measured: communication of a step",
-        "Sent by each GPU; (n − 1) / n × parameters × 8 bytes for DDP (fp32 gradients reduced and gathered in a ring) and "
-        "× 8 bytes for FSDP (bf16 weights gathered twice, fp32 gradients scattered). Overlapped with the backward pass where computing takes "
-        f"longer. **Assumed:** {options.network_gbs:g} GB/s per GPU, no latency.",
-        table(head, rows),
+        "Sent by each of n GPUs: (n − 1) / n × parameters × 8 bytes. With DDP, fp32 gradients are reduced (4) and gathered (4) in a "
+        "ring; with FSDP, bf16 weights are gathered twice (2 + 2) and fp32 gradients scattered (4). **Assumed:** "
+        f"{options.network_gbs:g} GB/s per GPU between nodes, no latency. Where sending takes longer than computing, more GPUs do not help: "
+        "take fewer, or more windows a step.",
+        table(("stage", "GPUs", "sent, GB", "sending, ms", "computing, ms"), rows),
     ]
 
 
@@ -209,14 +220,15 @@ def reading(options: argparse.Namespace, stages: dict[str, Any]) -> list[str]:
     rows = []
     for name in TRAINED:
         stage, most = stages[name], max(options.gpus)
-        gpus = min(most, batch_of(options, name, stage))
-        per_second = batch_of(options, name, stage) / gpus / (days(options, name, stage, most) * 86400 / stage["steps"])
+        per_second = (
+            batch_of(options, name, stage) / busy_of(options, name, stage, most) / step_s(options, name, stage, most)
+        )
         given = 1e3 * 16 / reads[name]["batch_ms"] if name in reads else None
         workers = "–" if given is None else f"{per_second / given:.3f}"
         rows.append((name, f"{per_second:.1f}", "–" if given is None else f"{given:,.0f}", workers))
     return [
         "## Reading",
-        "Windows per second that a GPU needs at the assumed rate, and those that one process drew, read and laid out in "
+        f"Windows per second that a GPU needs at the assumed rate ({max(options.gpus)} GPUs), and those that one process drew, read and laid out in "
         "`benchmarks/store.py` on its synthetic store (warm; no disk in it). Audio crops: decoding FLAC decides; not measured here.",
         table(("stage", "needed per GPU and second", "measured per process and second", "processes needed"), rows),
     ]
