@@ -184,6 +184,14 @@ def test_a_public_configuration_of_huge_size_is_refused_before_memory_is_taken(t
         rebuilt(lambda: PretrainedEncoder(model_config, layer=1, normalize=True), {}, what="the encoder")
 
 
+def test_a_public_codec_whose_values_are_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
+    """transformers' own classes raise what is neither a ValueError nor an OSError."""
+    for value in ("x", [[]], {"": 1}, None):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "dac", "codebook_size": value}))
+        with pytest.raises(ValueError, match="The codec .* is damaged|codebook_size"):
+            PretrainedCodec.from_pretrained(str(tmp_path))
+
+
 # ------------------------------------------------------------------------------------------------- stage checkpoints
 
 

@@ -1,13 +1,11 @@
 """Public codecs through transformers: EnCodec, DAC and Mimi, by name or from a folder."""
 
 import math
-import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from audiolm.checkpoint import StageCheckpoint, plain
@@ -85,9 +83,12 @@ class PretrainedCodec(Codec):
                 f"The codec {name!r} is neither a folder with a transformers model nor can it be downloaded: "
                 f"{str(error).splitlines()[0].rstrip('.')}. Without network, download it elsewhere and name its folder."
             ) from error
-        except (RuntimeError, SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, KeyError) as error:
+        except Exception as error:  # its classes check their values in many ways
+            if isinstance(error, ValueError):
+                raise
+            said = (str(error).splitlines() or [""])[0][:200]
             raise ValueError(
-                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {str(error).splitlines()[0]}"
+                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {said}"
             ) from error
         codec = cls(config, levels=levels)
         codec.model.load_state_dict(model.state_dict())
