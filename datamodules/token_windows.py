@@ -53,8 +53,10 @@ class _WindowBatches:
         return self.layout.size(units, self.windows.frames(window), true_end=self.windows.truly_ends(window))
 
     def _sequence(self, window: Window) -> TokenSequence:
-        tokens = self.windows.read(window)
-        return self.layout.sequence(tokens.units, tokens.codes, true_end=tokens.true_end)
+        """One window as the stage's sequence; only the streams that the stage uses are read."""
+        units = self.windows.units(window) if self.layout.reads_units else None
+        codes = self.windows.codes(window) if self.layout.reads_codes else None
+        return self.layout.sequence(units, codes, true_end=self.windows.truly_ends(window))
 
     def _batch(self, number: int) -> TokenBatch:
         """The `number`-th batch of this process: its rows of one piece of a step."""

@@ -241,6 +241,11 @@ class StageLayout:
         """Whether units are a part of the sequence."""
         return self.stage != "fine"
 
+    @property
+    def reads_codes(self) -> bool:
+        """Whether codes are a part of the sequence."""
+        return self.stage != "semantic"
+
     def prefix(self, units: Tensor | None, known_codes: Tensor | None = None) -> Tensor:
         """The tokens that generation starts from; `known_targets` counts the targets already among them.
 
