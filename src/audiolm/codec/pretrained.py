@@ -87,7 +87,7 @@ class PretrainedCodec(Codec):
             if isinstance(error, ValueError):
                 raise
             raise ValueError(
-                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {(str(error).splitlines() or [''])[0][:200]}"
+                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {str(error)[:200]}"
             ) from error
         codec = cls(config, levels=levels)
         codec.model.load_state_dict(model.state_dict())
