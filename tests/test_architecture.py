@@ -8,7 +8,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "audiolm"
 
-# what a room may import, besides itself; `files`, `checkpoint` and `tokens.spec` are everybody's
+# what a room may import, besides itself; `files`, `checkpoint` and `tokens.spec` are everybody's, as is all of `untrusted`
 ARROW = [
     "untrusted",
     "audio",

@@ -179,7 +179,7 @@ def test_a_damaged_or_missing_file_of_a_generator_is_named(chain: Path, tmp_path
 def test_weights_of_another_size_are_refused(chain: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(chain / "generator", tmp_path / "generator"))
     shutil.copy(folder / "coarse.safetensors", folder / "fine.safetensors")
-    with pytest.raises(ValueError, match="fine.safetensors does not fit"):
+    with pytest.raises(ValueError, match="weights of .*fine.safetensors do not fit"):
         AudioLM.from_pretrained(folder)
 
 

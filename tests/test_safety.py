@@ -489,9 +489,8 @@ LINE = {
     "line",
     [
         "[]", "{}", "3", "[" * 10**5, *(json.dumps(LINE | change) for change in (
-            {"id": 1}, {"units_at": -4},
-            {"units": 1.5}, {"frames": True}, {"frames_at": 2**70}, {"split": "dev"}, {"true_end": 1},
-            {"x": 1},
+            {"id": 1}, {"units_at": -4}, {"units": 1.5}, {"frames": True}, {"frames_at": 2**70}, {"split": "dev"},
+            {"true_end": 1}, {"x": 1},
         )),
     ],
 )  # fmt: skip

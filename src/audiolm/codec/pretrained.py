@@ -86,9 +86,8 @@ class PretrainedCodec(Codec):
         except Exception as error:  # its classes check their values in many ways
             if isinstance(error, ValueError):
                 raise
-            said = (str(error).splitlines() or [""])[0][:200]
             raise ValueError(
-                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {said}"
+                f"The codec {name!r} is damaged, or its weights do not fit its config.json: {str(error)[:200]}"
             ) from error
         codec = cls(config, levels=levels)
         codec.model.load_state_dict(model.state_dict())

@@ -179,7 +179,8 @@ def load_generator(folder: Path) -> AudioLM:
     except GeneratorError:
         raise
     except ValueError as error:
-        raise GeneratorError(f"{folder}: {error}") from error
+        where = "" if str(folder) in str(error) else f"{folder}: "
+        raise GeneratorError(f"{where}{error}") from error
     found = TokenSpec(
         sample_rate_hz=codec.sample_rate_hz,
         hop_samples=codec.hop_samples,
@@ -201,7 +202,7 @@ def _language_model(folder: Path, stage: Stage, values: dict[str, Any], spec: To
     window_seconds = require_number(
         values["window_seconds"], low=1e-3, high=LONGEST_WINDOW_SECONDS, what=f"window_seconds of the {stage} stage"
     )
-    model = rebuilt(lambda: Transformer(config, layout.vocabulary), _load(path), what=f"{path} (sizes: config.json)")
+    model = rebuilt(lambda: Transformer(config, layout.vocabulary), _load(path), what=str(path))
     model.lay_out_for_decoding()
     return LanguageModel(model.requires_grad_(False).eval(), layout, window_seconds)
 
