@@ -97,7 +97,7 @@ def encoder(options: argparse.Namespace) -> dict[str, Any]:
     whole = one + (config.layers - 1) * (two - one)
     return {
         "parameters": rest + config.layers * block, "steps": steps, "batch": data["batch_size"],
-        "window_s": data["window_seconds"], "units": "crops", "gflop": 3 * whole,  # the backward pass takes twice the forward pass
+        "window_s": data["window_seconds"], "units": "crops", "gflop": 3 * whole,  # backward: twice forward
         "forward_gflop_per_s": whole / data["window_seconds"], "measured_gflop": two,
         "measured_s": common.median_seconds(lambda: forward(2), device="cpu", repeats=3),
         "usual_layer_share": config.usual_layer / config.layers,
