@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from commands import (
-    REPOSITORY,
     Fault,
     Outcome,
     before_call,
@@ -31,6 +29,7 @@ from commands import (
 )
 
 from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.checksums import sidecar
 from audiolm.demo_corpus.write import write_demo_corpus
 from audiolm.evaluation.curves import read_curves
 from audiolm.manifest import read_manifest
@@ -299,48 +298,22 @@ def test_a_recording_that_vanishes_is_replaced_named_and_listed(root: Path, stag
         assert read_curves(root / stage / "log")["train/unreadable"].last == 1
 
 
-def run_on_two(command: list[object]) -> Outcome:
-    """A command on two processes, which are started as a user's are."""
-    path = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "audiolm",
-            *map(str, command[1:]),
-            "--trainer.devices",
-            "2",
-            "--trainer.strategy",
-            "ddp",
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return Outcome(done.returncode, None, done.stdout + done.stderr)
-
-
-def test_two_processes_keep_one_list_of_what_vanished(root: Path) -> None:
-    command = audio_stage(
-        "encoder", root, *MORE_MAY, "--trainer.max_steps", 6, "--trainer.callbacks+=spoiling.RecordingsVanish"
-    )
-    outcome = run_on_two(command)
+@pytest.mark.parametrize("stage", ["encoder", "codec"])
+def test_two_processes_keep_one_list_of_what_vanished(root: Path, stage: str) -> None:
+    more = ("--trainer.max_steps", 6, "--trainer.callbacks+=spoiling.RecordingsVanish")
+    outcome = run(audio_stage(stage, root, *MORE_MAY, *more), processes=2)
     assert_finished(outcome)
-    listed = [json.loads(line)["path"] for line in (root / "encoder" / "unreadable.jsonl").read_text().splitlines()]
+    listed = [json.loads(line)["path"] for line in (root / stage / "unreadable.jsonl").read_text().splitlines()]
     assert 1 <= len(listed) <= 2
     assert len(set(listed)) == len(listed)
     assert all(f"{path} does not exist" in outcome.screen for path in listed)
-    assert read_curves(root / "encoder" / "log")["train/unreadable"].last == len(listed)
+    assert read_curves(root / stage / "log")["train/unreadable"].last == len(listed)
 
 
 def test_nan_on_one_of_two_processes_is_skipped_by_both(root: Path) -> None:
     shutil.rmtree(root / "coarse")
     more = ("--trainer.callbacks+=spoiling.NanOnOneProcess", "--trainer.callbacks+=processes.RankWeights")
-    assert_finished(run_on_two(stage_command("coarse", root, *more)))
+    assert_finished(run(stage_command("coarse", root, *more), processes=2))
     ranks = [torch.load(root / "coarse" / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) and ranks[0][name].isfinite().all() for name in ranks[0])
     assert read_curves(root / "coarse" / "log")["train/skipped_steps"].last == 1
@@ -499,6 +472,7 @@ def test_a_checkpoint_of_nan_is_refused_by_the_next_stage_in_words(root: Path) -
     name = next(name for name in content["state_dict"] if name.startswith("model."))
     content["state_dict"][name].fill_(float("nan"))
     torch.save(content, path)
+    sidecar(path).unlink()
     before = contents(root / "generator")
     assert_said(run(["audiolm", "compose", "--root", root]), path, "holds NaN or infinite weights", "Remove it")
     assert contents(root / "generator") == before
