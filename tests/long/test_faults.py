@@ -198,6 +198,28 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(
     assert not list(disk.glob(".*.part"))
 
 
+def test_a_full_disk_at_a_checkpoint_of_two_processes_keeps_the_one_before(
+    root: Path, small_disk: Callable[..., Path]
+) -> None:
+    shutil.rmtree(root / "fine")
+    disk = small_disk(root / "fine", kilobytes=2_000)
+    command = stage_command("fine", root, "--trainer.strategy", "fsdp")
+    save = "lightning.pytorch.trainer.trainer:Trainer.save_checkpoint"
+
+    def fill_it(*_: Any, **__: Any) -> None:
+        if os.environ["LOCAL_RANK"] == "0":  # the other waits for it before it writes
+            fill(disk, free_bytes=20_000)
+
+    outcome = run(command, fault=before_call(save, 3, fill_it), processes=2)
+    assert_said(outcome, root / "fine", "The disk is full", "free some space", "run the same command again")
+    kept = newest_valid(root / "fine" / "resume")
+    assert kept is not None
+    assert kept.name == "step-00000004.ckpt"
+    (disk / "filler").unlink()
+    assert_finished(run(command, processes=2))
+    assert not list(disk.glob(".*.part"))
+
+
 def test_a_full_disk_at_the_log_keeps_its_lines_and_says_where(
     root: Path, chain: Path, small_disk: Callable[..., Path]
 ) -> None:
