@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from audiolm.checksums import publish, verify
-from audiolm.files import remove
+from audiolm.files import disk_full, found_no_room, remove
 from audiolm.sharded_files import VALUES, WEIGHTS, flatten, is_sharded, read_tensors, read_values
 
 OPTIMIZERS = "optimizer_states"
@@ -30,6 +31,9 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
 
     The folder appears under its name when all processes have written their part; until then the old one stays. A hidden
     name is its caller's to publish.
+
+    Raises:
+        OSError: if the disk is full, in words, or a process could not write its part; what was half-written is removed.
     """
     first, hidden = dist.get_rank() == 0, path.name.startswith(".")
     temporary = path if hidden else path.with_name(f".{path.name}.part")
@@ -42,12 +46,22 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     flat = flatten({WEIGHTS: values.pop(WEIGHTS)})
     for number, state in enumerate(states):
         flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
-    dcp.save(flat, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
-    if first:
-        values[OPTIMIZERS] = [state["param_groups"] for state in states]
-        torch.save(values, temporary / VALUES)
-        if not hidden:
-            publish(temporary, path)
+    try:
+        dcp.save(flat, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+        if first:
+            values[OPTIMIZERS] = [state["param_groups"] for state in states]
+            torch.save(values, temporary / VALUES)
+            if not hidden:
+                publish(temporary, path)
+    except (CheckpointException, RuntimeError, OSError) as error:  # the first of them, torch's, is no Exception
+        full = found_no_room(error, folder=path.parent)
+        if first:
+            remove(temporary)
+        if full:
+            raise disk_full(path) from error
+        if isinstance(error, CheckpointException):
+            raise OSError(f"{path} could not be written by all processes: {error}") from error
+        raise
     dist.barrier()
 
 
