@@ -130,8 +130,8 @@ def differences(one: Any, two: Any, *, at: str = "") -> list[str]:
     return [] if one == two else [f"{at}: {one} and {two}"]
 
 
-def logged(folder: Path, *, but: tuple[str, ...] = ("train/padding", "train/data_wait")) -> dict[str, dict[int, float]]:
-    """Every logged value by name and step; padding is counted from each start on, as its docstring says, and waits are times."""
+def logged(folder: Path, *, but: tuple[str, ...] = ("train/padding",)) -> dict[str, dict[int, float]]:
+    """Every logged value by name and step; padding is counted from each start on, as its docstring says."""
     return {
         name: dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True))
         for name, curve in read_curves(folder / "log").items()
