@@ -82,4 +82,10 @@ class Clone:
         """
         wait_until(lambda: int(self.cluster.fact(job, "Restarts")), what=f"job {job} is queued again", seconds=180)
         if hurry:
-            self.cluster.command("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)  # unless it runs
+            wait_until(lambda: self._starts_now(job), what=f"job {job} starts again", seconds=180)
+
+    def _starts_now(self, job: int) -> bool:
+        self.cluster.command(
+            "scontrol", "update", f"JobId={job}", "StartTime=now", check=False
+        )  # unless it ends just now
+        return self.cluster.state(job) in ("RUNNING", "COMPLETED", "FAILED")

@@ -12,7 +12,7 @@ from cluster import Cluster, wait_until
 
 from audiolm.evaluation.curves import read_curves
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2400)
 
 
 def resumable(root: Path) -> bool:
@@ -48,8 +48,9 @@ def test_the_chain_runs_over_two_nodes_and_is_then_up_to_date(clone: Clone) -> N
     assert refused.returncode != 0
     assert f"report (job {jobs['report']}" in refused.stderr
     clone.status("whole")
-    clone.wait_for(jobs["generator"], "COMPLETED", "FAILED", "CANCELLED")
-    clone.status("whole")
+    for stage in ("tokens", "semantic", "generator"):
+        clone.wait_for(jobs[stage], "COMPLETED", "FAILED", "CANCELLED", seconds=900)
+        clone.status("whole")
     assert clone.wait_for(jobs["report"], "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED"
     status = clone.status("whole")
     assert {name: stage["state"] for name, stage in status["stages"].items()} == dict.fromkeys(stages, "done")
@@ -114,7 +115,6 @@ def test_a_preempted_stage_goes_on_from_its_step(clone: Clone, cluster: Cluster,
     print("$", *command, job)
     cluster.command(*command, str(job))
     clone.wait_for_restart(job, hurry=True)
-    clone.status(how)
     assert clone.wait_for(job, "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED"
     clone.status(how)
     if how == "early":
