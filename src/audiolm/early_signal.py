@@ -26,4 +26,4 @@ def noted_signal() -> int:
 
 def _note(number: int, _: FrameType | None) -> None:
     _came[:] = [number]
-    os.write(2, b"SIGUSR1 while starting: stopping after the first step.\n")
+    os.write(2, b"SIGUSR1 while starting: stopping after one of the first steps.\n")
