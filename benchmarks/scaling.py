@@ -26,13 +26,6 @@ def main() -> None:
     add = parser.add_argument
     add("--gpus", type=int, nargs="+", default=[8, 64, 256])
     add("--hours", type=float, default=60_000)
-    add(
-        "--lm-batch",
-        type=int,
-        default=256,
-        help="windows per step of the language models, all GPUs together (the paper's)",
-    )
-    add("--encoder-batch", type=int, default=256, help="crops per step of the encoder, all GPUs together")
     add("--gpu-tflops", type=float, default=989, help="bf16 without sparsity (data sheet of an H100 SXM)")
     add("--lm-utilisation", type=float, default=0.40, help="assumed share of --gpu-tflops in training Transformers")
     add("--codec-utilisation", type=float, default=0.08, help="the same for the codec's narrow convolutions")

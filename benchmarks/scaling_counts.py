@@ -96,8 +96,8 @@ def encoder(options: argparse.Namespace) -> dict[str, Any]:
     rest = sum(p.numel() for p in small.parameters()) - 2 * block
     whole = one + (config.layers - 1) * (two - one)
     return {
-        "parameters": rest + config.layers * block, "steps": steps, "window_s": data["window_seconds"],
-        "units": "crops", "gflop": 3 * whole,  # the backward pass takes twice the forward pass
+        "parameters": rest + config.layers * block, "steps": steps, "batch": data["batch_size"],
+        "window_s": data["window_seconds"], "units": "crops", "gflop": 3 * whole,  # backward: twice forward
         "forward_gflop_per_s": whole / data["window_seconds"], "measured_gflop": two,
         "measured_s": common.median_seconds(lambda: forward(2), device="cpu", repeats=3),
         "usual_layer_share": config.usual_layer / config.layers,
@@ -119,7 +119,8 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
             model = build_model(layout, size="paper", attention="auto")
         batch = training_batch(layout, rows=1)
         found[stage] = {
-            "parameters": sum(p.numel() for p in model.parameters()), "steps": steps, "window_s": data["window_seconds"],
-            "positions": batch.inputs.size(1), "units": "windows", "gflop": training_flop(model, layout, batch) / 1e9,
+            "parameters": sum(p.numel() for p in model.parameters()), "steps": steps, "batch": data["batch_size"],
+            "window_s": data["window_seconds"], "positions": batch.inputs.size(1), "units": "windows",
+            "gflop": training_flop(model, layout, batch) / 1e9,
         }  # fmt: skip
     return found

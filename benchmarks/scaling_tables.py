@@ -17,14 +17,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def batch_of(options: argparse.Namespace, name: str, stage: dict[str, Any]) -> int:
-    """Windows per step, all GPUs together."""
-    return {"codec": stage.get("batch", 0), "encoder": options.encoder_batch}.get(name, options.lm_batch)
-
-
 def exaflop(options: argparse.Namespace, name: str, stage: dict[str, Any]) -> float:
     """Of the whole training, in 10^18."""
-    return stage["steps"] * batch_of(options, name, stage) * stage["gflop"] / 1e9
+    return stage["steps"] * stage["batch"] * stage["gflop"] / 1e9
 
 
 def rate_tflops(options: argparse.Namespace, name: str) -> float:
@@ -34,12 +29,12 @@ def rate_tflops(options: argparse.Namespace, name: str) -> float:
 
 def busy_of(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> int:
     """GPUs that have something to do: no more than there are windows in a step."""
-    return min(gpus, batch_of(options, name, stage))
+    return min(gpus, stage["batch"])
 
 
 def computing_s(options: argparse.Namespace, name: str, stage: dict[str, Any], gpus: int) -> float:
     """Of one step, at the assumed rate."""
-    gflop = stage["gflop"] * batch_of(options, name, stage)
+    gflop = stage["gflop"] * stage["batch"]
     return gflop / 1e3 / rate_tflops(options, name) / busy_of(options, name, stage, gpus)
 
 
@@ -95,7 +90,7 @@ def operations(options: argparse.Namespace, stages: dict[str, Any]) -> list[str]
     """What has to be computed."""
     rows = [
         (name, f"{s['parameters'] / 1e6:.1f} M", f"{s['gflop']:,.0f}", f"{s['gflop'] / s['window_s']:,.0f}",
-         batch_of(options, name, s), f"{s['steps']:,}", f"{exaflop(options, name, s):,.0f}")
+         s["batch"], f"{s['steps']:,}", f"{exaflop(options, name, s):,.0f}")
         for name, s in stages.items()
     ]  # fmt: skip
     head = (
@@ -220,9 +215,7 @@ def reading(options: argparse.Namespace, stages: dict[str, Any]) -> list[str]:
     rows = []
     for name in TRAINED:
         stage, most = stages[name], max(options.gpus)
-        per_second = (
-            batch_of(options, name, stage) / busy_of(options, name, stage, most) / step_s(options, name, stage, most)
-        )
+        per_second = stage["batch"] / busy_of(options, name, stage, most) / step_s(options, name, stage, most)
         given = 1e3 * 16 / reads[name]["batch_ms"] if name in reads else None
         workers = "–" if given is None else f"{per_second / given:.3f}"
         rows.append((name, f"{per_second:.1f}", "–" if given is None else f"{given:,.0f}", workers))

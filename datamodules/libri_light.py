@@ -36,7 +36,7 @@ class LibriLightDataModule(L.LightningDataModule):
         window_seconds: length of a crop or window. Shorter utterances are used whole.
         batch_size: windows per step of the whole run, whatever the number of processes, which share them evenly. Of prompts:
             per process.
-        micro_batch_size: windows that a process has in memory at once; it adds up gradients until its share of a step is
+        micro_batch_size: windows that a process has in memory at once at most; it adds up gradients until its share of a step is
             done. By default the whole share. How, not what: it may be changed while a stage trains.
         root: the folder of the chain.
         manifest: the list of utterances; by default `<root>/manifest.jsonl`, which `audiolm prepare` writes.

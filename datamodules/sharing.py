@@ -41,7 +41,7 @@ def micro_batches(*, batch_size: int, micro_batch_size: int | None, ranks: int) 
 
     Args:
         batch_size: rows of a step, over all processes.
-        micro_batch_size: rows that a process has in memory at once; None: its whole share.
+        micro_batch_size: rows that a process has in memory at once at most; None: its whole share.
         ranks: processes that read different data.
 
     Raises:
@@ -54,14 +54,8 @@ def micro_batches(*, batch_size: int, micro_batch_size: int | None, ranks: int) 
             "starts the stage afresh)."
         )
     share = batch_size // ranks
-    if micro_batch_size is None:
-        return 1
-    if share % micro_batch_size:
-        raise ValueError(
-            f"data.init_args.micro_batch_size is {micro_batch_size}, which does not divide the {share} windows per step of each "
-            f"process ({batch_size} for {ranks} processes): use one of {_divisors(share)}."
-        )
-    return share // micro_batch_size
+    at_once = min(share, micro_batch_size or share)
+    return next(pieces for pieces in range(1, share + 1) if share % pieces == 0 and share // pieces <= at_once)
 
 
 def _divisors(number: int) -> str:

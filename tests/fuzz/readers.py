@@ -6,13 +6,14 @@ folder. An AssertionError here is a defect of the package.
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz import specimens
 from tests.fuzz.mutations import BYTES, change_json
-from tests.fuzz.spoiling import change_checkpoint, change_safetensors, change_words, resign
+from tests.fuzz.spoiling import change_checkpoint, change_safetensors, change_words, resign, resign_columns
 
 Spoil = Callable[[Path, random.Random], str]
 
@@ -96,7 +97,10 @@ def spoil_generator(folder: Path, rng: random.Random) -> str:
     """A config.json or a header by their values, or any file by its bytes."""
     what = rng.random()
     if what < 0.5:
-        path = rng.choice(sorted(folder.rglob("*.json")))
+        texts = sorted(folder.rglob("*.json"))
+        if not texts:
+            return spoil_bytes(folder, rng)
+        path = rng.choice(texts)
         path.write_bytes(change_json(path.read_bytes(), rng))
         return f"{path.name}: change_json"
     if what < 0.75:
@@ -227,6 +231,38 @@ def read_checkpoints(folder: Path) -> None:
         rebuild[path.stem](checkpoint)
 
 
+def read_sharded(folder: Path) -> None:
+    """Put together and rebuilt; checksums would tell of accidents, so there are none here, as a stranger can compute them."""
+    from audiolm.checkpoint import load_stage_checkpoint
+    from audiolm.checksums import publish
+    from audiolm.semantic.tokenizer import SemanticTokenizer
+
+    shutil.rmtree(folder / "sealed.ckpt", ignore_errors=True)
+    shutil.copytree(folder / "best.ckpt", folder / "sealed.part")
+    publish(folder / "sealed.part", folder / "sealed.ckpt")
+    checkpoint = load_stage_checkpoint(folder / "sealed.ckpt", stage="tokenizer")
+    SemanticTokenizer.from_checkpoint(checkpoint)
+
+
+def read_columns(folder: Path) -> None:
+    """All utterances, from columns whose digests fit."""
+    from audiolm.manifest_columns import read_columns as read
+    from audiolm.utterances import Utterances
+
+    for utterance in Utterances(read(folder / "manifest.columns", manifest_digest="d")):
+        assert os.path.normpath(Path("/corpus") / utterance.path).startswith("/corpus"), "leads out"
+        assert utterance.samples > 0, "empty"
+
+
+def spoil_columns(folder: Path, rng: random.Random) -> str:
+    """An array, mostly with a digest that fits again; or columns.json."""
+    how = spoil_texts(folder / "manifest.columns", rng)
+    if rng.random() < 0.8:
+        resign_columns(folder / "manifest.columns")
+        how += ", digests made to fit"
+    return how
+
+
 def read_arrays(folder: Path) -> None:
     """Centroids, and features for an ABX test."""
     from fractions import Fraction
@@ -314,6 +350,8 @@ READERS = {
     "parts": Reader(specimens.parts, read_parts, spoil_texts, 1200),
     "spec": Reader(specimens.spec, read_spec, spoil_texts, 1000),
     "checkpoint": Reader(specimens.checkpoints, read_checkpoints, spoil_checkpoints, 500),
+    "sharded": Reader(specimens.sharded, read_sharded, spoil_generator, 500),
+    "columns": Reader(specimens.columns, read_columns, spoil_columns, 1000),
     "arrays": Reader(specimens.arrays, read_arrays, spoil_checkpoints, 1500),
     "generator": Reader(specimens.generator, read_generator, spoil_generator, 400),
     "public": Reader(specimens.public, read_public, spoil_generator, 100),

@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from audiolm.audio import write_audio
+from audiolm.checkpoint import HEADER, header
 from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.detokenizer import Detokenizer, DetokenizerConfig
 from audiolm.files import write_json
-from audiolm.manifest import SPLITS, Manifest, Utterance, write_manifest
+from audiolm.manifest import SPLITS, Manifest, Utterance, read_manifest, write_manifest
+from audiolm.manifest_columns import write_columns
 from audiolm.semantic.conformer import ConformerConfig, ConformerEncoder
+from audiolm.sharded_files import VALUES, WEIGHTS
 from audiolm.tokens.store import TokenStoreWriter, create_store, seal
 from tests.tiny import (
     SPEC,
@@ -102,6 +107,25 @@ def checkpoints(folder: Path) -> None:
     config = DetokenizerConfig(vocabulary=12, levels=1, token_hop_samples=640, channels=2, dim=8)
     write_tiny_checkpoint(folder / "unit-decoder.ckpt", "unit-decoder", Detokenizer(config), config.as_dict())
     assert SoundStreamConfig.from_dict(SoundStreamConfig().as_dict()) == SoundStreamConfig()
+
+
+def sharded(folder: Path) -> None:
+    """A tokenizer's checkpoint as many processes write one: tensors in safetensors, the rest in a file of torch."""
+    tokenizer = tiny_tokenizer()
+    weights = {f"{WEIGHTS}/model.{name}": value.contiguous() for name, value in tokenizer.state_dict().items()}
+    writer = HuggingFaceStorageWriter(str(folder / "best.ckpt"), save_distributed=True)
+    dcp.save(dict(weights), storage_writer=writer, no_dist=True)
+    head = header("tokenizer", tokenizer.config_dict(), {"manifest": "m"})
+    torch.save({"global_step": 7, HEADER: head}, folder / "best.ckpt" / VALUES)
+
+
+def columns(folder: Path) -> None:
+    """A manifest's columns, which only a large one has."""
+    manifest(folder)
+    utterances = read_manifest(folder / "manifest.jsonl").utterances
+    write_columns(
+        folder / "manifest.columns", utterances.columns, manifest=folder / "manifest.jsonl", manifest_digest="d"
+    )
 
 
 def arrays(folder: Path) -> None:
