@@ -221,7 +221,7 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
-            "callbacks": [StageProgress(), StageRecord(), Heartbeat(), DataWait(), FirstCause()],
+            "callbacks": [FirstCause(), StageProgress(), StageRecord(), Heartbeat(), DataWait()],
             "use_distributed_sampler": False,
         },
         seed_everything_default=0,

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from audiolm.checksums import publish, verify
-from audiolm.files import remove
+from audiolm.files import disk_full, found_no_room, remove
 from audiolm.sharded_files import VALUES, WEIGHTS, flatten, is_sharded, read_tensors, read_values
 
 OPTIMIZERS = "optimizer_states"
@@ -33,6 +34,23 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     """
     first, hidden = dist.get_rank() == 0, path.name.startswith(".")
     temporary = path if hidden else path.with_name(f".{path.name}.part")
+    try:
+        _write_parts(checkpoint, temporary, first=first)
+        if first and not hidden:
+            publish(temporary, path)
+    except (CheckpointException, RuntimeError, OSError) as error:
+        full = found_no_room(error, folder=path.parent)
+        if first:
+            remove(temporary)  # what was half-written takes the room that is lacking
+        if full:
+            raise disk_full(path) from error
+        if isinstance(error, CheckpointException):  # no Exception to Python, so nobody would note that it failed
+            raise OSError(f"{path} could not be written: {_words(error)}") from error
+        raise
+    dist.barrier()
+
+
+def _write_parts(checkpoint: dict[str, Any], temporary: Path, *, first: bool) -> None:
     if first:
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -46,9 +64,13 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     if first:
         values[OPTIMIZERS] = [state["param_groups"] for state in states]
         torch.save(values, temporary / VALUES)
-        if not hidden:
-            publish(temporary, path)
-    dist.barrier()
+
+
+def _words(error: BaseException) -> str:
+    """Which process failed to write or read its part, and why."""
+    failures = getattr(error, "failures", {})
+    said = [f"process {rank}: {reason}" for rank, (reason, _) in sorted(failures.items())]
+    return "; ".join(said)[:500] or str(error)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -94,10 +116,13 @@ def read_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> 
     weights = get_model_state_dict(model)
     flat = flatten({WEIGHTS: weights})
     states = [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers]
-    groups = checkpoint.pop(OPTIMIZERS)
+    groups = checkpoint.pop(OPTIMIZERS)[: len(states)]  # a run that only validates has none
     for number, state in enumerate(states):
         flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
-    dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(path)))
+    try:
+        dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(path)))
+    except CheckpointException as error:
+        raise ValueError(f"{path} does not fit this stage, or a part of it is missing: {_words(error)}") from error
     set_model_state_dict(model, weights)
     for optimizer, state, saved in zip(optimizers, states, groups, strict=True):
         set_optimizer_state_dict(model, optimizer, {"state": state["state"], "param_groups": saved})
@@ -108,7 +133,8 @@ def _read_file_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, checkpoint.pop(WEIGHTS), options=whole)
-    for optimizer, state in zip(optimizers, checkpoint.pop(OPTIMIZERS), strict=True):
+    states = checkpoint.pop(OPTIMIZERS)[: len(optimizers)]  # a run that only validates has none
+    for optimizer, state in zip(optimizers, states, strict=True):
         ours = cast(Any, get_optimizer_state_dict(model, optimizer)["param_groups"])
         names = [name for group in ours for name in group["params"]]
         named: Any = {
