@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from audiolm.evaluation.curves import read_curves
+from audiolm.stages.checkpoint_io import AtomicCheckpointIO
 from audiolm.stages.resume import newest_valid
-
-MOMENTS = ("forward", "stepped", "validation", "write", "renamed")
 
 
 def die() -> NoReturn:
@@ -27,7 +27,8 @@ class Kill(L.Callback):
     Args:
         moment: "forward": inside the network, before the backward pass; "between": when the generator has stepped and the
             discriminators have not; "stepped": after the optimizer's step, before anything was saved; "validation": in its
-            first batch; "write": when half of the checkpoint is on the disk; "renamed": when it has its name but not yet its
+            first batch; "write": when half of the checkpoint (of its
+            part, where many processes write one) is on the disk; "renamed": when it has its name but not yet its
             checksum.
         step: the step it happens in; of "validation" and later moments, the first from this step on.
         rank: which process.
@@ -42,6 +43,8 @@ class Kill(L.Callback):
             self.moment = "never"
         if self.moment == "write":
             self._save, torch.save = torch.save, self._half
+            self._write = HuggingFaceStorageWriter.write_data
+            HuggingFaceStorageWriter.write_data = lambda *arguments: self._half_a_part(*arguments)
         if self.moment == "renamed":
             self._replace, os.replace = os.replace, self._and_die
         if self.moment == "between":
@@ -71,6 +74,14 @@ class Kill(L.Callback):
         if self._trainer.global_step >= self.step and "step-" in Path(path).name:
             os.truncate(path, os.path.getsize(path) // 2)
             die()
+
+    def _half_a_part(self, writer: Any, *arguments: Any) -> Any:
+        written = self._write(writer, *arguments)
+        if self._trainer.global_step >= self.step and "step-" in Path(writer.path).name:
+            (part,) = Path(writer.path).glob(f"shard-{self.rank + 1:05}-*.safetensors")
+            os.truncate(part, os.path.getsize(part) // 2)
+            die()
+        return written
 
     def _and_die(self, source: Any, target: Any) -> None:
         self._replace(source, target)
@@ -107,7 +118,7 @@ def last_state(folder: Path) -> dict[str, Any]:
     """Everything the newest resume checkpoint of a stage's folder holds, less what tells of clocks and places."""
     path = newest_valid(folder / "resume")
     assert path is not None, f"{folder} has no resume checkpoint"
-    content = torch.load(path, weights_only=True)
+    content = AtomicCheckpointIO().load_checkpoint(path)
     content["callbacks"].pop("StageRecord")
     for state in content["callbacks"].values():
         for name in ("best_model_path", "dirpath", "best_k_models", "kth_best_model_path", "last_model_path"):
@@ -130,8 +141,8 @@ def differences(one: Any, two: Any, *, at: str = "") -> list[str]:
     return [] if one == two else [f"{at}: {one} and {two}"]
 
 
-def logged(folder: Path, *, but: tuple[str, ...] = ("train/padding",)) -> dict[str, dict[int, float]]:
-    """Every logged value by name and step; padding is counted from each start on, as its docstring says."""
+def logged(folder: Path, *, but: tuple[str, ...] = ("train/padding", "train/data_wait")) -> dict[str, dict[int, float]]:
+    """Every logged value by name and step; padding is counted from each start on, as its docstring says, waiting is timed."""
     return {
         name: dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True))
         for name, curve in read_curves(folder / "log").items()

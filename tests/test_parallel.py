@@ -125,7 +125,7 @@ def test_a_part_of_a_sharded_checkpoint_that_is_missing_is_named(tmp_path: Path)
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
-        (OSError("the disk is gone"), r"step\.ckpt could not be written: process 1: the disk is gone"),
+        (OSError("the disk is gone"), r"step\.ckpt could not be written by all processes: process 1: the disk is gone"),
     ],
 )
 def test_a_process_that_cannot_write_its_part_is_an_error_in_words(

@@ -26,7 +26,7 @@ from audiolm.verbs import run_verb
 REPOSITORY = Path(__file__).parents[1]
 BEAT = {
     "stage": "codec", "state": "running", "error": None, "step": 40, "of": 100, "loss": 1.25, "seconds_left": 600.0,
-    "checkpoint_step": 30, "processes": 4, "process_seconds": 7200.0, "device": "cuda", "host": "elsewhere", "pid": 1,
+    "processes": 4, "process_seconds": 7200.0, "device": "cuda", "host": "elsewhere", "pid": 1,
     "slurm_job": None, "start": 1,
 }  # fmt: skip
 
@@ -131,10 +131,7 @@ def test_a_local_failure_shows_its_own_words(root: Path) -> None:
 
 def test_the_newest_checkpoint_to_continue_from_counts(root: Path) -> None:
     beat(root)
-    (root / "codec" / "last.ckpt").write_text("")
-    os.utime(root / "codec" / "last.ckpt", (time.time() - 500,) * 2)
-    codec = codec_of(root)
-    assert (codec.checkpoint_step, round(codec.checkpoint_age_seconds or 0, -1)) == (30, 500)
+    assert codec_of(root).checkpoint_step is None
     for step, age in ((50, 90), (75, 60)):
         path = root / "codec" / "resume" / f"step-{step:08}.ckpt"
         path.mkdir(parents=True)  # a sharded one is a folder
@@ -239,7 +236,7 @@ def test_hours_add_up_over_starts_and_a_full_disk_stops_nothing(
     quick.write_text(yaml.safe_dump({"trainer": {"max_steps": 4}}))
     run_stage_of("semantic", root, "--config", str(quick))
     first = json.loads((root / "semantic" / "heartbeat.json").read_text())
-    assert (first["state"], first["step"], first["of"], first["checkpoint_step"]) == ("done", 4, 4, 4)
+    assert (first["state"], first["step"], first["of"]) == ("done", 4, 4)
     write_json(root / "semantic" / "heartbeat.json", {**first, "process_seconds": 5000.0})
     run_stage_of("semantic", root, "--ckpt_path", "last")
     second = json.loads((root / "semantic" / "heartbeat.json").read_text())

@@ -118,7 +118,7 @@ def _stage_status(
         why = f"needs {', '.join(ended)}" if ended else why
     running = state == "running"
     seconds = beat.get("process_seconds", done.get("seconds", 0.0) * done.get("processes", 1))
-    checkpoint_step, age = _checkpoint(root / stage, beat)
+    checkpoint_step, age = _checkpoint(root / stage)
     log = job.log if job and Path(job.log).is_file() else None
     ours = job is not None and str(job.job) == str(beat.get("slurm_job"))
     return StageStatus(
@@ -177,14 +177,14 @@ def _age(beat: dict[str, Any]) -> float:
     return max(0.0, time.time() - beat["time"])
 
 
-def _checkpoint(folder: Path, beat: dict[str, Any]) -> tuple[int | None, float | None]:
+def _checkpoint(folder: Path) -> tuple[int | None, float | None]:
     """Step and age in seconds of the newest checkpoint to continue from."""
-    found = [path for path in [folder / "last.ckpt", *folder.glob("resume/*.ckpt")] if path.exists()]
+    found = list(folder.glob("resume/step-*.ckpt"))
     if not found:
         return None, None
     newest = max(found, key=lambda path: path.stat().st_mtime)
-    named = re.search(r"step[-=](\d+)", newest.name)
-    return int(named[1]) if named else beat.get("checkpoint_step"), max(0.0, time.time() - newest.stat().st_mtime)
+    named = re.search(r"step-(\d+)", newest.name)
+    return int(named[1]) if named else None, max(0.0, time.time() - newest.stat().st_mtime)
 
 
 def _last_error(log: Path) -> str | None:

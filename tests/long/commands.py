@@ -1,10 +1,11 @@
-"""Runs `lightning …` and `audiolm …` as a user would, in a process of their own, with faults that test code injects there.
+"""Runs `lightning …` and `audiolm …` as a user would, in processes of their own, with faults that test code injects there.
 
-The process is a fork of the test's, which has imported everything already: a command then takes a second instead of ten.
+They are forks of the test's process, which has imported everything already: a command then takes a second instead of ten.
 """
 
 import contextlib
 import importlib
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from audiolm import cli
 
@@ -31,26 +35,79 @@ class Outcome:
     screen: str
 
 
-def run(arguments: Sequence[object], *, fault: Fault = lambda: None, timeout_seconds: int = 120) -> Outcome:
-    """Run one command line; `fault` is called in its process before it begins."""
+def run(
+    arguments: Sequence[object], *, fault: Fault = lambda: None, processes: int = 1, timeout_seconds: int = 240
+) -> Outcome:
+    """Run one command line until its last process has ended; `fault` is called in each of them before it begins.
+
+    Args:
+        processes: 1, or 2 that Lightning launches: its second one is a fork, too.
+    """
     from audiolm import stage_cli  # noqa: F401  imported once, before the fork
 
-    screen = Path(os.environ["PYTEST_SCREEN"])
+    screen, (ended, alive) = Path(os.environ["PYTEST_SCREEN"]), os.pipe()
+    command = list(map(str, arguments)) + (["--trainer.devices", str(processes)] if processes > 1 else [])
     process = os.fork()
     if not process:
-        _become(list(map(str, arguments)), screen, fault, timeout_seconds)
+        os.close(ended)
+        _become(command, screen, fault, timeout_seconds, second=processes > 1)
+    os.close(alive)
     status = os.waitpid(process, 0)[1]
-    ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    return Outcome(None if ended else os.WEXITSTATUS(status), ended, screen.read_text(errors="replace"))
+    os.read(ended, 1)  # the pipe closes with the last of its processes
+    os.close(ended)
+    by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    return Outcome(None if by else os.WEXITSTATUS(status), by, screen.read_text(errors="replace"))
 
 
-def _become(arguments: list[str], screen: Path, fault: Fault, timeout_seconds: int) -> None:
+class Forked:
+    """What Lightning's launcher takes for the `subprocess.Popen` of its second process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.returncode = pid, None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _fork_a_second() -> None:
+    """Fork a process that waits to be launched with an environment, and then does what this one does."""
+    asked, ask = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(ask)
+        with os.fdopen(asked) as file:
+            environment = file.read()
+        if not environment:  # the first ended before it launched anybody
+            os._exit(0)
+        os.environ.update(json.loads(environment))
+        return
+
+    def launch(command: list[str], *, env: dict[str, str], cwd: str | None) -> Forked:
+        with os.fdopen(ask, "w") as file:
+            json.dump(env, file)
+        return Forked(pid)
+
+    os.close(asked)
+    subprocess_script.subprocess = SimpleNamespace(Popen=launch)  # type: ignore[assignment]
+
+
+def _become(arguments: list[str], screen: Path, fault: Fault, timeout_seconds: int, *, second: bool) -> None:
     code = 99
     try:
         file = os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         warnings.resetwarnings()
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.showwarning = lambda message, category, *_, **__: print(f"warning: {message}", file=sys.stderr)
@@ -60,6 +117,8 @@ def _become(arguments: list[str], screen: Path, fault: Fault, timeout_seconds: i
                     handler.setStream(sys.stderr)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if second:
+            _fork_a_second()
         signal.alarm(timeout_seconds)
         os.chdir(REPOSITORY)
         sys.argv = arguments

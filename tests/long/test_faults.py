@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from commands import (
-    REPOSITORY,
     Fault,
     Outcome,
     before_call,
@@ -31,6 +29,7 @@ from commands import (
 )
 
 from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.checksums import sidecar
 from audiolm.demo_corpus.write import write_demo_corpus
 from audiolm.evaluation.curves import read_curves
 from audiolm.manifest import read_manifest
@@ -44,6 +43,11 @@ def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
     """Every file below a folder; hidden ones are leftovers, which nobody reads."""
     files = (path for path in folder.rglob(pattern) if path.is_file() and path.name != "done.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What a killed process had begun beside its folder; the lock stays there for the next."""
+    return [path for path in folder.parent.glob(f".{folder.name}*") if not path.name.endswith(".lock")]
 
 
 def tokens(folder: Path) -> dict[str, list[torch.Tensor]]:
@@ -136,7 +140,7 @@ def test_a_kill_in_compose_keeps_the_generator_that_stood_there(root: Path, file
     assert contents(root / "generator") == before
     assert_finished(run(command))
     assert contents(root / "generator") == before
-    assert not list(root.glob(".generator*"))  # what the killed one had begun
+    assert not leftovers(root / "generator")
 
 
 @pytest.mark.parametrize("moment", ["scanning", "manifest.jsonl"])
@@ -156,7 +160,7 @@ def test_a_kill_in_samples_keeps_those_that_stood_there(root: Path) -> None:
     assert contents(root / "samples", "*.wav") == before
     assert_finished(run(command))
     assert contents(root / "samples", "*.wav") == before
-    assert not list(root.glob(".samples*"))
+    assert not leftovers(root / "samples")
 
 
 def test_a_kill_in_the_demo_corpus_leaves_none_and_the_next_start_writes_the_same(tmp_path: Path) -> None:
@@ -166,7 +170,7 @@ def test_a_kill_in_the_demo_corpus_leaves_none_and_the_next_start_writes_the_sam
     assert_finished(run(command))
     write_demo_corpus(tmp_path / "undisturbed", voices=3, seconds_per_voice=3)
     assert contents(tmp_path / "demo") == contents(tmp_path / "undisturbed")
-    assert not list(tmp_path.glob(".demo*"))
+    assert not leftovers(tmp_path / "demo")
 
 
 # ------------------------------------------------------------------------------------------------------------ full disk
@@ -191,6 +195,28 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(
     (disk / "filler").unlink()
     assert_finished(run(stage_command(stage, root)))
     assert weights_digest(root, stage) == weights_digest(chain, stage)
+    assert not list(disk.glob(".*.part"))
+
+
+def test_a_full_disk_at_a_checkpoint_of_two_processes_keeps_the_one_before(
+    root: Path, small_disk: Callable[..., Path]
+) -> None:
+    shutil.rmtree(root / "fine")
+    disk = small_disk(root / "fine", kilobytes=2_000)
+    command = stage_command("fine", root, "--trainer.strategy", "fsdp")
+    save = "lightning.pytorch.trainer.trainer:Trainer.save_checkpoint"
+
+    def fill_it(*_: Any, **__: Any) -> None:
+        if os.environ["LOCAL_RANK"] == "0":  # the other waits for it before it writes
+            fill(disk, free_bytes=20_000)
+
+    outcome = run(command, fault=before_call(save, 3, fill_it), processes=2)
+    assert_said(outcome, root / "fine", "The disk is full", "free some space", "run the same command again")
+    kept = newest_valid(root / "fine" / "resume")
+    assert kept is not None
+    assert kept.name == "step-00000004.ckpt"
+    (disk / "filler").unlink()
+    assert_finished(run(command, processes=2))
     assert not list(disk.glob(".*.part"))
 
 
@@ -299,48 +325,22 @@ def test_a_recording_that_vanishes_is_replaced_named_and_listed(root: Path, stag
         assert read_curves(root / stage / "log")["train/unreadable"].last == 1
 
 
-def run_on_two(command: list[object]) -> Outcome:
-    """A command on two processes, which are started as a user's are."""
-    path = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "audiolm",
-            *map(str, command[1:]),
-            "--trainer.devices",
-            "2",
-            "--trainer.strategy",
-            "ddp",
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return Outcome(done.returncode, None, done.stdout + done.stderr)
-
-
-def test_two_processes_keep_one_list_of_what_vanished(root: Path) -> None:
-    command = audio_stage(
-        "encoder", root, *MORE_MAY, "--trainer.max_steps", 6, "--trainer.callbacks+=spoiling.RecordingsVanish"
-    )
-    outcome = run_on_two(command)
+@pytest.mark.parametrize("stage", ["encoder", "codec"])
+def test_two_processes_keep_one_list_of_what_vanished(root: Path, stage: str) -> None:
+    more = ("--trainer.max_steps", 6, "--trainer.callbacks+=spoiling.RecordingsVanish")
+    outcome = run(audio_stage(stage, root, *MORE_MAY, *more), processes=2)
     assert_finished(outcome)
-    listed = [json.loads(line)["path"] for line in (root / "encoder" / "unreadable.jsonl").read_text().splitlines()]
+    listed = [json.loads(line)["path"] for line in (root / stage / "unreadable.jsonl").read_text().splitlines()]
     assert 1 <= len(listed) <= 2
     assert len(set(listed)) == len(listed)
     assert all(f"{path} does not exist" in outcome.screen for path in listed)
-    assert read_curves(root / "encoder" / "log")["train/unreadable"].last == len(listed)
+    assert read_curves(root / stage / "log")["train/unreadable"].last == len(listed)
 
 
 def test_nan_on_one_of_two_processes_is_skipped_by_both(root: Path) -> None:
     shutil.rmtree(root / "coarse")
     more = ("--trainer.callbacks+=spoiling.NanOnOneProcess", "--trainer.callbacks+=processes.RankWeights")
-    assert_finished(run_on_two(stage_command("coarse", root, *more)))
+    assert_finished(run(stage_command("coarse", root, *more), processes=2))
     ranks = [torch.load(root / "coarse" / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) and ranks[0][name].isfinite().all() for name in ranks[0])
     assert read_curves(root / "coarse" / "log")["train/skipped_steps"].last == 1
@@ -499,6 +499,7 @@ def test_a_checkpoint_of_nan_is_refused_by_the_next_stage_in_words(root: Path) -
     name = next(name for name in content["state_dict"] if name.startswith("model."))
     content["state_dict"][name].fill_(float("nan"))
     torch.save(content, path)
+    sidecar(path).unlink()
     before = contents(root / "generator")
     assert_said(run(["audiolm", "compose", "--root", root]), path, "holds NaN or infinite weights", "Remove it")
     assert contents(root / "generator") == before

@@ -3,36 +3,43 @@
 Minutes: run with `make test-long`. What was seen is in docs/reliability.md.
 """
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from kills import MOMENTS, differences, in_a_child, kill_options, last_state, logged
+from commands import Outcome, run, stage_command
+from kills import differences, in_a_child, kill_options, last_state, logged
 
 from audiolm.stages.failure import first_failure
 from audiolm.stages.resume import resume_checkpoints
 from audiolm.tokens.store import TokenStore
 
-REPOSITORY = Path(__file__).parents[2]
 Run = Callable[..., None]
 GO_ON = ("--trainer.precision", "32-true", "--ckpt_path", "last", "--resume.every_n_train_steps", "2")
 
-# stage: its further options, and the steps to be killed at: before the first checkpoint, before and after what changes in it
-STAGES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-    "codec": ((), (1, 3, 5, 9)),  # codebooks begin at step 1 of 12, discriminators at 7
-    "encoder": (("--trainer.max_steps", "6"), (1, 5)),
-    "detokenizer_codes": ((), (1, 5)),  # discriminators begin at step 4 of 6
-    "detokenizer_units": ((), (5,)),
-    "semantic": ((), (1, 6)),
-    "coarse": ((), (6,)),
-    "fine": ((), (6, 8)),  # 8: the last
+# stage: its further options, and the moments to be killed at, in which step of each: before the first checkpoint (of step 2),
+# before and after what changes in the stage
+STAGES: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
+    "codec": (  # codebooks begin at step 1 of 12, discriminators at 7
+        (),
+        {"forward": (1, 9), "between": (5, 9), "stepped": (3,), "validation": (5,), "write": (1, 9), "renamed": (5,)},
+    ),
+    "encoder": (
+        ("--trainer.max_steps", "6"),
+        {"forward": (1, 5), "stepped": (3,), "validation": (1,), "write": (5,), "renamed": (1,)},
+    ),
+    "detokenizer_codes": (  # discriminators begin at step 4 of 6
+        (),
+        {"forward": (5,), "between": (5,), "stepped": (1,), "validation": (5,), "write": (3,), "renamed": (3,)},
+    ),
+    "detokenizer_units": ((), {"between": (5,), "write": (5,)}),
+    "semantic": ((), {"forward": (1,), "stepped": (6,), "validation": (1,), "write": (1,), "renamed": (6,)}),
+    "coarse": ((), {"forward": (6,), "write": (6,), "renamed": (6,)}),
+    "fine": ((), {"forward": (6,), "stepped": (8,), "validation": (8,), "write": (8,), "renamed": (8,)}),  # 8: the last
 }
 LATE_CODEBOOKS = ("--model.init_args.codec.pool_factor", "20")  # the codebooks begin at step 6
 
@@ -74,11 +81,13 @@ def assert_same(root: Path, reference: Path, stage: str) -> None:
 
 
 def cases() -> list[tuple[str, tuple[str, ...], str, int]]:
-    found = []
-    for stage, (options, steps) in STAGES.items():
-        moments = (*MOMENTS, "between") if stage.startswith(("codec", "detok")) else MOMENTS
-        found += [(stage, options, moment, step) for moment in moments for step in steps]
-    return found + [("codec", LATE_CODEBOOKS, moment, 4) for moment in ("forward", "stepped", "renamed")]
+    found = [
+        (stage, options, moment, step)
+        for stage, (options, moments) in STAGES.items()
+        for moment, steps in moments.items()
+        for step in steps
+    ]
+    return found + [("codec", LATE_CODEBOOKS, moment, 4) for moment in ("forward", "renamed")]
 
 
 @pytest.mark.parametrize(("stage", "options", "moment", "step"), cases())
@@ -164,127 +173,152 @@ def test_tokenizing_that_was_killed_goes_on(chain: Path, tmp_path: Path, run_sta
         assert torch.equal(ours.codes(row), theirs.codes(row))
 
 
-def start_two(stage: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
-    verb = "predict" if stage == "tokenize" else "fit"
-    command = [sys.executable, "-m", "audiolm", verb, "-c", f"stages/{stage}.yaml"]
-    command += ["-c", f"tests/tiny_stages/{stage}.yaml", "--root", str(root), "--trainer.accelerator", "cpu"]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.precision", "32-true", *arguments]
-    places = [str(REPOSITORY / "tests"), str(REPOSITORY / "src"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
-    return subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit status and words, when all of its processes have ended: the pipe closes with the last."""
-    said, _ = process.communicate(timeout=240)
-    return process.returncode, said
-
-
-@pytest.mark.parametrize("stage", ["codec", "fine"])
-@pytest.mark.parametrize(("moment", "rank"), [("forward", 1), ("stepped", 0), ("write", 0)])
-def test_two_processes_of_which_one_is_killed_end_and_go_on(
-    chain: Path, tmp_path: Path, two_never_stopped: Callable[[str], Path], stage: str, moment: str, rank: int
-) -> None:
-    root = fresh(chain, tmp_path, stage)
-    options = ("--ckpt_path", "last", "--resume.every_n_train_steps", "2")
-    began = time.monotonic()
-    status, said = finished(start_two(stage, root, *options, *kill_options(moment, 5, rank=rank)))
-    assert time.monotonic() - began < 120
-    assert status != 0
-    if rank == 1:
-        assert "lost another process" in said or "SIGKILL without a word" in said, said[-3000:]
-    status, said = finished(start_two(stage, root, *options))
-    assert status == 0, said[-3000:]
-    assert not differences(last_state(root / stage), last_state(two_never_stopped(stage) / stage))
+def on_two(stage: str, root: Path, *options: str) -> Outcome:
+    return run(stage_command(stage, root, "--resume.every_n_train_steps", "2", *options), processes=2)
 
 
 @pytest.fixture(scope="session")
-def two_never_stopped(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+def two_never_stopped(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    made: dict[tuple[str, ...], Path] = {}
 
-    def run(stage: str) -> Path:
-        if stage not in made:
-            made[stage] = fresh(chain, tmp_path_factory.mktemp(f"two-{stage}"), stage)
-            status, said = finished(start_two(stage, made[stage], "--resume.every_n_train_steps", "2"))
-            assert status == 0, said[-3000:]
-        return made[stage]
+    def run_through(stage: str, *options: str) -> Path:
+        if (stage, *options) not in made:
+            root = fresh(chain, tmp_path_factory.mktemp(f"two-{stage}"), stage)
+            assert_finished(on_two(stage, root, *options))
+            made[(stage, *options)] = root
+        return made[(stage, *options)]
 
-    return run
+    return run_through
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_first_cause_is_on_top_when_one_of_two_fails(chain: Path, tmp_path: Path, rank: int) -> None:
-    root = fresh(chain, tmp_path, "fine")
-    options = ["--trainer.callbacks+=failing.Fails", f"--trainer.callbacks.rank={rank}", "--trainer.callbacks.step=3"]
+def assert_finished(outcome: Outcome) -> None:
+    assert outcome.code == 0, outcome.screen[-3000:]
+
+
+def assert_killed_with_its_peer(outcome: Outcome, *, rank: int) -> None:
+    """None outlives the other, and the one that is left says that it lost somebody."""
+    if rank == 0:
+        assert outcome.signal == signal.SIGKILL, outcome.screen[-3000:]
+        return
+    assert outcome.code == 1, outcome.screen[-3000:]
+    assert "lost another process" in outcome.screen or "SIGKILL without a word" in outcome.screen, outcome.screen[
+        -3000:
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "moment", "rank"),
+    [
+        ("codec", "forward", 1),
+        ("codec", "write", 0),
+        ("fine", "forward", 1),
+        ("fine", "stepped", 0),
+        ("fine", "write", 0),
+    ],
+)
+def test_two_processes_of_which_one_is_killed_end_and_go_on(
+    chain: Path, tmp_path: Path, two_never_stopped: Callable[..., Path], stage: str, moment: str, rank: int
+) -> None:
+    root = fresh(chain, tmp_path, stage)
     began = time.monotonic()
-    status, said = finished(start_two("fine", root, *options))
-    assert status == 1, said[-3000:]
+    assert_killed_with_its_peer(on_two(stage, root, *kill_options(moment, 5, rank=rank)), rank=rank)
+    assert time.monotonic() - began < 120
+    assert_finished(on_two(stage, root))
+    assert not differences(last_state(root / stage), last_state(two_never_stopped(stage) / stage))
+
+
+FSDP = ("--trainer.strategy", "fsdp", "--model.init_args.transformer.dropout", "0")
+ROUNDING = 2e-6  # of losses near 3, in float32, as in tests/test_parallel.py
+
+
+@pytest.mark.parametrize(("moment", "rank"), [("forward", 1), ("write", 0), ("write", 1), ("renamed", 0)])
+def test_two_processes_that_share_a_model_go_on_as_two_or_as_one_when_one_was_killed(
+    chain: Path, tmp_path: Path, two_never_stopped: Callable[..., Path], moment: str, rank: int
+) -> None:
+    root, undisturbed = fresh(chain, tmp_path, "fine"), two_never_stopped("fine", *FSDP) / "fine"
+    assert_killed_with_its_peer(on_two("fine", root, *FSDP, *kill_options(moment, 5, rank=rank)), rank=rank)
+    alone = Path(shutil.copytree(root, tmp_path / "alone"))
+    assert_finished(on_two("fine", root, *FSDP))
+    assert not differences(last_state(root / "fine"), last_state(undisturbed))
+    assert not list((root / "fine").rglob(".*"))
+
+    assert_finished(run(stage_command("fine", alone, "--model.init_args.transformer.dropout", "0")))
+    ours, theirs = logged(alone / "fine"), logged(undisturbed)
+    for name in ("train/loss", "validation/loss"):
+        assert ours[name] == pytest.approx({step: theirs[name][step] for step in ours[name]}, abs=ROUNDING)
+    assert len({4, 5, 6, 7} - ours["train/loss"].keys()) <= 1  # the row of a checkpoint that the kill came right after
+
+
+@pytest.mark.parametrize(("strategy", "rank"), [("ddp", 0), ("ddp", 1), ("fsdp", 0), ("fsdp", 1)])
+def test_the_first_cause_is_on_top_when_one_of_two_fails(chain: Path, tmp_path: Path, strategy: str, rank: int) -> None:
+    root = fresh(chain, tmp_path, "fine")
+    fails = ["--trainer.callbacks+=failing.Fails", f"--trainer.callbacks.rank={rank}", "--trainer.callbacks.step=3"]
+    began = time.monotonic()
+    outcome = on_two("fine", root, "--trainer.strategy", strategy, *fails)
+    assert outcome.code == 1, outcome.screen[-3000:]
     assert time.monotonic() - began < 90
     failure = first_failure(root / "fine")
     assert failure is not None
     assert (failure.rank, failure.step) == (rank, 3)
     assert "ZeroDivisionError: the fault of this test" in failure.message
     if rank == 1:
-        assert f"rank 1 on {failure.host} failed first, at step 3: ZeroDivisionError: the fault of this test" in said
-    status, said = finished(start_two("fine", root, "--ckpt_path", "last"))
-    assert status == 0, said[-3000:]
+        said = f"rank 1 on {failure.host} failed first, at step 3: ZeroDivisionError: the fault of this test"
+        assert said in outcome.screen, outcome.screen[-3000:]
+    assert_finished(on_two("fine", root, "--trainer.strategy", strategy))
     assert first_failure(root / "fine") is None
 
 
 def test_a_process_that_stays_away_is_waited_for_only_so_long(chain: Path, tmp_path: Path) -> None:
     root = fresh(chain, tmp_path, "fine")
     options = ["--trainer.callbacks+=failing.StaysAway", "--collective_timeout_minutes", "0.1"]
-    status, said = finished(start_two("fine", root, *options))
-    assert status == 1, said[-3000:]
-    assert "lost another process" in said or "failed first" in said, said[-3000:]
+    outcome = on_two("fine", root, *options)
+    assert outcome.code == 1, outcome.screen[-3000:]
+    assert "lost another process" in outcome.screen or "failed first" in outcome.screen, outcome.screen[-3000:]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("strategy", "number", "status"),
+    [("ddp", signal.SIGTERM, 143), ("ddp", signal.SIGUSR1, 138), ("fsdp", signal.SIGUSR1, 138)],
+)
 def test_two_processes_stop_at_the_same_step_when_the_first_is_asked(
-    chain: Path, tmp_path: Path, two_never_stopped: Callable[[str], Path], number: int, status: int
+    chain: Path, tmp_path: Path, two_never_stopped: Callable[..., Path], strategy: str, number: int, status: int
 ) -> None:
+    options = FSDP if strategy == "fsdp" else ()
     root = fresh(chain, tmp_path, "fine")
     asked = [
         "--trainer.callbacks+=failing.Asked",
         f"--trainer.callbacks.number={int(number)}",
         "--trainer.callbacks.step=3",
     ]
-    ended, said = finished(start_two("fine", root, "--resume.every_n_train_steps", "100", *asked))
-    assert ended == status, said[-3000:]
+    outcome = on_two("fine", root, *options, "--resume.every_n_train_steps", "100", *asked)
+    assert outcome.code == status, outcome.screen[-3000:]
     (path,) = resume_checkpoints(root / "fine" / "resume")
-    assert f"saved at step {int(path.stem[5:])}; the same command goes on from there" in said
+    assert f"saved at step {int(path.stem[5:])}; the same command goes on from there" in outcome.screen
     assert int(path.stem[5:]) in (3, 4, 5)
-    ended, said = finished(start_two("fine", root, "--ckpt_path", "last", "--resume.every_n_train_steps", "2"))
-    assert ended == 0, said[-3000:]
-    assert not differences(last_state(root / "fine"), last_state(two_never_stopped("fine") / "fine"))
+    assert_finished(on_two("fine", root, *options))
+    assert not differences(last_state(root / "fine"), last_state(two_never_stopped("fine", *options) / "fine"))
 
 
 def test_two_processes_that_tokenize_stop_when_the_first_is_asked(chain: Path, tmp_path: Path) -> None:
     root = fresh(chain, tmp_path, "tokens")
     asked = ["--trainer.callbacks+=failing.Asked", f"--trainer.callbacks.number={int(signal.SIGTERM)}"]
-    status, said = finished(start_two("tokenize", root, *asked, "--trainer.callbacks.step=2"))
-    assert status == 143, said[-3000:]
-    status, said = finished(start_two("tokenize", root))
-    assert status == 0, said[-3000:]
+    outcome = run(stage_command("tokenize", root, *asked, "--trainer.callbacks.step=2"), processes=2)
+    assert outcome.code == 143, outcome.screen[-3000:]
+    assert_finished(run(stage_command("tokenize", root), processes=2))
     assert TokenStore(root / "tokens").ids == TokenStore(chain / "tokens").ids
 
 
+@pytest.mark.parametrize("options", [(), FSDP], ids=["ddp", "fsdp"])
 def test_two_processes_pass_over_a_damaged_checkpoint_alike(
-    chain: Path, tmp_path: Path, two_never_stopped: Callable[[str], Path]
+    tmp_path: Path, two_never_stopped: Callable[..., Path], options: tuple[str, ...]
 ) -> None:
-    root = Path(shutil.copytree(two_never_stopped("fine"), tmp_path / "chain"))
+    undisturbed = two_never_stopped("fine", *options)
+    root = Path(shutil.copytree(undisturbed, tmp_path / "chain"))
     newest = resume_checkpoints(root / "fine" / "resume")[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    part = sorted(newest.glob("shard-*"))[-1] if newest.is_dir() else newest
+    part.write_bytes(part.read_bytes()[:1000])
     (root / "fine" / "done.json").unlink()
-    status, said = finished(start_two("fine", root, "--ckpt_path", "last", "--resume.every_n_train_steps", "2"))
-    assert status == 0, said[-3000:]
-    assert said.count("step-00000008.ckpt is damaged") == 1
-    assert not differences(last_state(root / "fine"), last_state(two_never_stopped("fine") / "fine"))
+    outcome = on_two("fine", root, *options)
+    assert_finished(outcome)
+    assert outcome.screen.count(f"{part} is damaged") == 1, outcome.screen
+    assert not differences(last_state(root / "fine"), last_state(undisturbed / "fine"))

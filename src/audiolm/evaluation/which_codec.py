@@ -25,7 +25,7 @@ def load_codec(which: str | Path) -> Codec:
         return _load_trained(path)
     if is_generator(path):
         return load_generator_codec(path)
-    if (path / "best.ckpt").exists() or (path / "last.ckpt").exists():
+    if (path / "best.ckpt").exists() or (path / "resume").is_dir():
         return _load_trained(path / "best.ckpt")
     if (path / "codec").is_dir() or (path / "manifest.jsonl").exists():
         return _load_trained(path / "codec" / "best.ckpt")

@@ -48,10 +48,17 @@ def share_batches(trainer: L.Trainer, module: L.LightningModule, datamodule: Any
 def recount_batches(checkpoint: dict[str, Any], pieces: int) -> None:
     """Count the batches in a trainer's checkpoint as a run does that reads a step in `pieces`.
 
-    A checkpoint that was saved inside a step goes back to the beginning of that step: gradients are not saved.
+    A checkpoint that was saved inside a step goes back to the beginning of that step: gradients are not saved. One that was
+    saved in the hooks at the end of a step comes before Lightning has counted that step for the log; it is counted here,
+    because Lightning knows such a checkpoint by its last batch, which is completed here.
     """
     read_in = checkpoint.get("LibriLightDataModule", {}).get("micro_batches", 1)
-    batches = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    batches = loops.get("epoch_loop.batch_progress", {})
+    total = batches.get("total", {})
+    processed = total.get("processed", 0)
+    if processed and processed % read_in == 0 and total.get("completed") == processed - 1:
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     for name in ("total", "current"):
         counts = batches.get(name, {})
         whole = counts.get("processed", 0) // read_in * pieces

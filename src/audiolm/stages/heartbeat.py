@@ -31,7 +31,6 @@ class Heartbeat(L.Callback):
         self._started = self._stepping_since = self._noted = time.monotonic()
         self._seconds_before = 0.0
         self._first_step = 0
-        self._checkpoint_step: int | None = None
         self._beating = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,10 +58,6 @@ class Heartbeat(L.Callback):
         """Note, now and then."""
         self._now_and_then(trainer, pl_module)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember which step was saved."""
-        self._checkpoint_step = trainer.global_step
-
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that it is done, or was told to stop."""
         self._note(trainer, pl_module, "stopped" if trainer.interrupted else "done")
@@ -88,7 +83,7 @@ class Heartbeat(L.Callback):
         if not self._beating:
             return
         before = _before(_path(pl_module))
-        self._seconds_before, self._checkpoint_step = before.get("process_seconds", 0.0), before.get("checkpoint_step")
+        self._seconds_before = before.get("process_seconds", 0.0)
         self._first_step, self._started = steps_done(trainer), time.monotonic()
         self._stepping_since = self._started
         self._note(trainer, pl_module, "running")
@@ -114,7 +109,6 @@ class Heartbeat(L.Callback):
             "of": of,
             "loss": float(loss) if loss is not None and math.isfinite(float(loss)) else None,
             "seconds_left": self._seconds_left(step, of),
-            "checkpoint_step": self._checkpoint_step,
             "time": time.time(),
             "processes": trainer.world_size,
             "process_seconds": round(self._seconds_before + seconds * trainer.world_size, 1),

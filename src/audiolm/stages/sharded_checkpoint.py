@@ -31,26 +31,12 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
 
     The folder appears under its name when all processes have written their part; until then the old one stays. A hidden
     name is its caller's to publish.
+
+    Raises:
+        OSError: if the disk is full, in words, or a process could not write its part; what was half-written is removed.
     """
     first, hidden = dist.get_rank() == 0, path.name.startswith(".")
     temporary = path if hidden else path.with_name(f".{path.name}.part")
-    try:
-        _write_parts(checkpoint, temporary, first=first)
-        if first and not hidden:
-            publish(temporary, path)
-    except (CheckpointException, RuntimeError, OSError) as error:
-        full = found_no_room(error, folder=path.parent)
-        if first:
-            remove(temporary)  # what was half-written takes the room that is lacking
-        if full:
-            raise disk_full(path) from error
-        if isinstance(error, CheckpointException):  # no Exception to Python, so nobody would note that it failed
-            raise OSError(f"{path} could not be written: {_words(error)}") from error
-        raise
-    dist.barrier()
-
-
-def _write_parts(checkpoint: dict[str, Any], temporary: Path, *, first: bool) -> None:
     if first:
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -60,16 +46,28 @@ def _write_parts(checkpoint: dict[str, Any], temporary: Path, *, first: bool) ->
     flat = flatten({WEIGHTS: values.pop(WEIGHTS)})
     for number, state in enumerate(states):
         flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
-    dcp.save(flat, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
-    if first:
-        values[OPTIMIZERS] = [state["param_groups"] for state in states]
-        torch.save(values, temporary / VALUES)
+    try:
+        dcp.save(flat, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+        if first:
+            values[OPTIMIZERS] = [state["param_groups"] for state in states]
+            torch.save(values, temporary / VALUES)
+            if not hidden:
+                publish(temporary, path)
+    except (CheckpointException, RuntimeError, OSError) as error:  # the first of them, torch's, is no Exception
+        full = found_no_room(error, folder=path.parent)
+        if first:
+            remove(temporary)
+        if full:
+            raise disk_full(path) from error
+        if isinstance(error, CheckpointException):
+            raise OSError(f"{path} could not be written by all processes: {_words(error)}") from error
+        raise
+    dist.barrier()
 
 
-def _words(error: BaseException) -> str:
-    """Which process failed to write or read its part, and why."""
-    failures = getattr(error, "failures", {})
-    said = [f"process {rank}: {reason}" for rank, (reason, _) in sorted(failures.items())]
+def _words(error: CheckpointException) -> str:
+    """Which processes failed with their part, and why: torch's own words are their tracebacks."""
+    said = [f"process {rank}: {reason}" for rank, (reason, _) in sorted(error.failures.items())]
     return "; ".join(said)[:500] or str(error)
 
 
