@@ -92,7 +92,7 @@ help: ## this list
 	@echo "  ENCODER=NAME    a public encoder instead of a trained one, with LAYER: a HuBERT, WavLM, w2v-BERT 2.0; or mfcc"
 	@echo "  LAYER=N         which layer of the encoder becomes units; of a trained one also by audiolm evaluate layers"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
-	@echo "  DEVICES=N NODES=N STRATEGY=NAME    processes per node, nodes, and auto | ddp | …; default: what the stage's YAML says"
+	@echo "  DEVICES=N NODES=N STRATEGY=NAME    processes per node, nodes, and auto | ddp | fsdp; default: what the stage's YAML says"
 	@echo "  SLURM=1         submit the stages as jobs instead of running them here; with it:"
 	@echo "  PARTITION= TIME= ACCOUNT=    as sbatch takes them; SBATCH=\"…\" for whatever else it takes"
 	@echo "  GPUS=N CPUS=N   GPUs per node (default: one a process if the partition has any), CPUs per process"

@@ -19,7 +19,7 @@ from datamodules.sharing import Share, data_parallel, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
 from datamodules.unreadable import Unreadable, UnreadableFiles, first_readable
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
-from datamodules.workers import outlast_signals
+from datamodules.workers import outlast_signals, usable_cores
 
 
 class LibriLightDataModule(L.LightningDataModule):
@@ -42,8 +42,8 @@ class LibriLightDataModule(L.LightningDataModule):
         manifest: the list of utterances; by default `<root>/manifest.jsonl`, which `audiolm prepare` writes.
         tokens: the token store; by default `<root>/tokens`, which the tokenize stage writes.
         split: of the manifest, for prompts where the stage names no folder of recordings.
-        workers: processes that read ahead; by default two less than there are cores, at most 8: on two cores the trainer
-            reads by itself, because a worker would only take the time of its threads.
+        workers: processes that read ahead; by default two less than the cores it may use, at most 8: on two cores the
+            trainer reads by itself, because a worker would only take the time of its threads.
         max_unreadable_share: of the corpus's files that may be damaged or vanish while a stage trains. Other crops are drawn
             in their place, they are listed in `<root>/<stage>/unreadable.jsonl`; past this share the run stops. One file may
             always, unless the share is 0.
@@ -78,7 +78,7 @@ class LibriLightDataModule(L.LightningDataModule):
         self.view, self.window_seconds, self.batch_size, self.split = view, window_seconds, batch_size, split
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
-        self.workers = min(8, max(0, (os.cpu_count() or 1) - 2)) if workers is None else workers
+        self.workers = min(8, max(0, usable_cores() - 2)) if workers is None else workers
         self.micro_batch_size = micro_batch_size
         self.micro_batches = 1  # of a process's share of a step; `share_steps` finds out
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer utterances left than processes

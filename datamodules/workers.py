@@ -1,5 +1,6 @@
 """Manners of the processes that read ahead."""
 
+import os
 import signal
 from typing import Any
 
@@ -16,3 +17,8 @@ def outlast_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, later)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a job on a shared machine often has few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

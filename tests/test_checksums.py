@@ -150,3 +150,13 @@ def test_a_damaged_best_checkpoint_is_named_with_its_remedy(chain: Path, tmp_pat
     sidecar(path).write_text(sidecar(chain / "codec" / "best.ckpt").read_text())
     with pytest.raises(ValueError, match=r"best.ckpt is damaged.*put a copy back.*train the codec stage again"):
         load_stage_checkpoint(path, stage="codec")
+
+
+def test_what_others_named_is_no_leftover(tmp_path: Path) -> None:
+    """A folder for checkpoints may be one that holds other things, such as a home."""
+    for name in (".bashrc.old", ".film.part"):
+        (tmp_path / name).write_text("mine")
+    for name in (".best.ckpt.71.part", ".step-00000004.ckpt.part", ".done.json.71.part"):
+        (tmp_path / name).write_text("half")
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".bashrc.old", ".film.part"]

@@ -1,5 +1,6 @@
 """A batch depends on seed and number alone; crops are partial reads; nothing is lost between ranks."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,9 @@ def test_impossible_settings_are_refused() -> None:
     for wrong in ({"window_seconds": 0}, {"batch_size": 0}, {"workers": -1}):
         with pytest.raises(ValueError, match="window_seconds must be positive"):
             LibriLightDataModule(view="tokens", **wrong)
+
+
+def test_readers_are_as_many_as_the_cores_that_a_job_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, workers in ((1, 0), (5, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert LibriLightDataModule(view="tokens").workers == workers

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from audiolm import lock
 from audiolm.files import set_aside
-from audiolm.lock import FolderInUseError, holder, only_one
+from audiolm.lock import FolderInUseError, holder, lock_path, only_one
 from audiolm.verbs import run_verb
 
 HOLD = """
@@ -57,6 +58,24 @@ def test_a_second_run_is_refused_by_name_and_a_kill_releases_the_lock(tmp_path: 
     assert holder(tmp_path / "codec") is None
 
 
+def test_a_job_that_comes_back_on_another_node_waits_for_the_dead_ones_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start_holder(tmp_path / "codec")
+
+    def expire(_: float) -> None:
+        process.kill()
+        process.wait()
+
+    monkeypatch.setattr(lock.time, "sleep", expire)
+    monkeypatch.setenv("SLURM_JOB_ID", "45")
+    with pytest.raises(FolderInUseError), only_one(tmp_path / "codec", what="beside it, on the same node"):
+        pass
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "another")
+    with only_one(tmp_path / "codec", what="mine"):
+        assert process.returncode == -signal.SIGKILL
+
+
 def test_a_worker_that_outlives_a_killed_run_holds_nothing(tmp_path: Path) -> None:
     process = start_holder(tmp_path / "codec", "and a worker")
     process.send_signal(signal.SIGKILL)
@@ -72,6 +91,14 @@ def test_a_folder_may_be_set_aside_while_its_lock_is_held(tmp_path: Path) -> Non
         set_aside(tmp_path / "codec")
         with pytest.raises(FolderInUseError), only_one(tmp_path / "codec", what="two"):
             pass
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("dear to me")
+    lock_path(tmp_path / "codec").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"), only_one(tmp_path / "codec", what="one"):
+        pass
+    assert (tmp_path / "mine").read_text() == "dear to me"
 
 
 def test_a_stage_and_a_verb_refuse_a_folder_in_use(

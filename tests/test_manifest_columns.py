@@ -18,7 +18,10 @@ from audiolm.manifest_columns import columns_folder, text_is_the_same
 from datamodules.sampling import generator
 from datamodules.waveforms import CropReader, ShuffledCrops, TrainingCrops
 
-texts = st.text(st.characters(exclude_categories=()), max_size=8)  # surrogates too: file names that are not UTF-8
+# surrogates too: file names that are not UTF-8; but nothing that leads out of the corpus
+texts = st.text(st.characters(exclude_categories=(), exclude_characters="\0/"), min_size=1, max_size=8).filter(
+    lambda t: t != ".."
+)
 
 
 @st.composite

@@ -1,32 +1,37 @@
 """Processes that share a step learn what one process learns from it; whoever goes on from whose checkpoint."""
 
 import csv
+import errno
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from traceback import StackSummary
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.generator import AudioLM
 from audiolm.generator.folder import compose
 from audiolm.sharded_files import flatten, is_sharded, read_tensors
+from audiolm.stages import sharded_checkpoint
 from audiolm.stages.strategy import strategy_of
 
 REPOSITORY = Path(__file__).parents[1]
 ROUNDING = 2e-6  # of losses near 3, in float32
 
 
-def fit(stage: str, root: Path, *arguments: str, processes: int, strategy: str) -> str:
-    """Train a tiny stage without dropout; what it said."""
+def fit(stage: str, root: Path, *arguments: str, processes: int, strategy: str, verb: str = "fit") -> str:
+    """Train (or validate) a tiny stage without dropout; what it said."""
     command = [
         sys.executable,
         "-m",
         "audiolm",
-        "fit",
+        verb,
         "-c",
         f"stages/{stage}.yaml",
         "-c",
@@ -69,7 +74,7 @@ def alone(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (2, "ddp", ()),
         (2, "fsdp", ()),
-        (2, "fsdp", ("--tensor_parallel_size", "2")),
+        (2, "fsdp", ("--tensor_parallel_size", "2", "--model.init_args.activation_checkpointing", "true")),
         (1, "auto", ("--data.init_args.micro_batch_size", "1")),
     ],
 )
@@ -109,6 +114,7 @@ def test_one_process_goes_on_from_what_two_wrote_and_the_generator_takes_it(
     shutil.rmtree(root / "fine")
     fit("fine", root, processes=2, strategy="fsdp")
     assert is_sharded(best)
+    fit("fine", root, "--ckpt_path", str(best), processes=2, strategy="fsdp", verb="validate")
     compose(root, root / "generator")
     assert len(AudioLM.from_pretrained(root / "generator").unconditional(seconds=0.4, count=1)[0].audio) == 6400
 
@@ -119,6 +125,29 @@ def test_a_part_of_a_sharded_checkpoint_that_is_missing_is_named(tmp_path: Path)
     (tmp_path / "best.ckpt" / "shard-00001.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(ValueError, match=r"best\.ckpt cannot be read.*damaged, or a part of it is missing"):
         read_tensors(tmp_path / "best.ckpt", prefix="state_dict/")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
+        (OSError("the disk is gone"), r"step\.ckpt could not be written by all processes: process 1: the disk is gone"),
+    ],
+)
+def test_a_process_that_cannot_write_its_part_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
+    """torch's own is a BaseException, which nobody who records or explains failures would see."""
+
+    def refuse(state: Any, *, storage_writer: Any) -> None:
+        raise CheckpointException("save", {1: (error, StackSummary())})
+
+    monkeypatch.setattr(sharded_checkpoint.dcp, "save", refuse)
+    monkeypatch.setattr(sharded_checkpoint.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(sharded_checkpoint.dist, "barrier", lambda: None)
+    with pytest.raises(OSError, match=words):
+        sharded_checkpoint.write({"state_dict": {}}, tmp_path / "step.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_flattened_names_lead_back_to_every_leaf() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -16,9 +17,10 @@ from kills import die, differences, in_a_child, kill_options, last_state, logged
 
 from audiolm.checksums import DamagedError, sidecar, verify
 from audiolm.early_signal import note_sigusr1
-from audiolm.stages import resume
+from audiolm.stages import resume, tokenize
 from audiolm.stages.base import follow_folder
 from audiolm.stages.resume import ResumeCheckpoints, newest_valid, resume_checkpoints
+from audiolm.stages.tokenize import TokenizeStage
 from audiolm.tokens.store import TokenStore
 
 Run = Callable[..., None]
@@ -176,6 +178,44 @@ def test_a_signal_that_came_before_the_first_step_stops_the_run_after_it(
     assert_as_never_stopped(root, chain, "fine")
 
 
+def test_a_process_that_tokenizes_requeues_its_job_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that ends takes the others with it: srun ends them all."""
+    asked: list[int] = []
+    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: asked.append(number) or "")
+    callback = ResumeCheckpoints()
+    callback.stop.signal_number = signal.SIGUSR1
+    with pytest.raises(SystemExit):
+        callback.on_predict_batch_end(SimpleNamespace(is_global_zero=False), None)
+    assert asked == [signal.SIGUSR1]
+
+
+def test_no_process_of_a_job_ends_before_the_job_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: happened.append("requeued") or "")
+    callback = ResumeCheckpoints()
+    callback._stopping = signal.SIGUSR1
+    strategy = SimpleNamespace(barrier=lambda name: happened.append(name))
+    for first in (True, False):
+        with pytest.raises(SystemExit):
+            callback.on_train_batch_start(SimpleNamespace(is_global_zero=first, strategy=strategy), None)
+    assert happened == ["requeued", "told", "told"]
+
+
+def test_a_job_that_saves_nothing_is_not_requeued_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: asked.append(number) or "")
+    callback = ResumeCheckpoints()
+    for restarts in range(5):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        callback._tell("it has saved nothing yet", saved=False)
+    assert len(asked) == resume.FRUITLESS_RESTARTS
+    assert "Not queued again" in capsys.readouterr().out
+    callback._tell("saved at step 3", saved=True)
+    assert len(asked) == resume.FRUITLESS_RESTARTS + 1
+
+
 def test_tokenizing_that_is_asked_to_stop_finishes_its_utterance_and_goes_on(
     chain: Path, tmp_path: Path, run_stage_of: Run
 ) -> None:
@@ -223,6 +263,9 @@ def test_where_all_are_damaged_nothing_is_deleted_and_the_remedy_is_said(
         run_stage_of("fine", root, *GO_ON)
     assert sorted(file.name for file in (root / "fine" / "resume").iterdir()) == before
     assert newest_valid(tmp_path / "nowhere") is None
+    (tmp_path / "last.ckpt").write_bytes(b"of before")
+    with pytest.raises(DamagedError, match=r"last\.ckpt is of an earlier version.*Move .* away"):
+        newest_valid(tmp_path / "resume")
 
 
 def test_checkpoints_come_by_minutes_too(
@@ -305,3 +348,11 @@ def test_settings_that_would_save_nothing_are_refused(options: dict[str, Any]) -
 def test_a_child_that_dies_is_seen_to() -> None:
     """The tests above mean something only if a kill is one."""
     assert in_a_child(die) == -signal.SIGKILL
+
+
+def test_who_has_tokenized_its_share_waits_longer_than_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of days of work, processes are hours apart."""
+    groups: list[Any] = []
+    monkeypatch.setattr(tokenize.dist, "barrier", lambda group=None: groups.append(group))
+    TokenizeStage.on_predict_end(SimpleNamespace(_writer=None, _patient="patient", global_rank=1))
+    assert groups == ["patient"]

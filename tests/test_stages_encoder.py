@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -169,3 +170,8 @@ def test_the_last_weights_are_kept_even_where_no_validation_came_after_them(
     run_stage_of("encoder", chain, *options)
     assert load_stage_checkpoint(best, stage="encoder").step == 3
     assert (chain / "encoder" / "done.json").exists()
+
+
+def test_a_loss_scaler_is_refused_because_gradients_are_clipped_here() -> None:
+    with pytest.raises(ValueError, match="use bf16-mixed"):
+        EncoderStage.configure_optimizers(SimpleNamespace(trainer=SimpleNamespace(precision="16-mixed")))

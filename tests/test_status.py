@@ -192,6 +192,14 @@ def test_without_the_queue_the_files_still_tell(root: Path, monkeypatch: pytest.
     assert "squeue: there is no such command" in chain_status(root).next[0]
 
 
+def test_a_job_that_nobody_can_be_asked_about_lives_by_its_sign_of_life(root: Path) -> None:
+    """Submitted by hand, or looked at from a machine without SLURM."""
+    beat(root, slurm_job="77")
+    assert codec_of(root).state == "running"
+    beat(root, slurm_job="77", time=time.time() - 1000)
+    assert codec_of(root).state == "stopped"
+
+
 def test_the_table_holds_every_stage_and_the_json_everything(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = StageStatus("codec", "running", "n[1-2]", 12, 2, 40, 100, 1.25, 4000.0, 30, 70.0, 2.5, "cuda")
     status = ChainStatus("there", [stage, StageStatus("encoder", "failed")], ["do this"])

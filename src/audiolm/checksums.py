@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,15 +84,16 @@ def discard(path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Clear what killed writers left in a folder: half-written things, and checksums without their file. Whole folders that
-    `publish` was about to replace get their names back."""
-    for outgoing in folder.glob(".*.old"):
-        path = folder / outgoing.name[1:].rsplit(".", 2)[0]
-        if path.exists():
-            remove(outgoing)
-        else:
-            os.rename(outgoing, path)
-    for half in folder.glob(".*.part"):
-        remove(half)
+    `publish` was about to replace get their names back. Hidden files that others named are left alone."""
+    for left in folder.glob(".*"):
+        if whole := re.fullmatch(r"\.(.+)\.\d+\.old", left.name):
+            path = folder / whole[1]
+            if path.exists():
+                remove(left)
+            else:
+                os.rename(left, path)
+        elif re.fullmatch(r"\..+\.(ckpt|\d+)\.part", left.name):
+            remove(left)
     for sums in folder.glob("*.ckpt.sha256"):
         if not sums.with_suffix("").exists():
             sums.unlink()

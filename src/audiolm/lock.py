@@ -7,11 +7,13 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+SECONDS_FOR_A_DEAD_NODE = 180.0  # network disks keep a lock for a minute or two
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks says
 
 
@@ -61,7 +63,7 @@ def only_one(folder: Path | str, *, what: str) -> Iterator[None]:
     """
     path = lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # what a link names is not ours to empty
     held.add(descriptor)
     try:
         _acquire(descriptor, path, Path(folder))
@@ -95,17 +97,34 @@ def holder(folder: Path | str) -> Holder | None:
 
 
 def _acquire(descriptor: int, path: Path, folder: Path) -> None:
+    end = time.monotonic() + SECONDS_FOR_A_DEAD_NODE
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FolderInUseError(
-            f"{folder} is in use ({_read(descriptor) or 'by a run that just started'}). Wait for it, cancel it, or work beside "
-            "it with RUN=NAME."
-        ) from None
+        while not _taken(descriptor):
+            there = _read(descriptor)
+            if not _is_our_earlier_start(there) or time.monotonic() > end:
+                raise FolderInUseError(
+                    f"{folder} is in use ({there or 'by a run that just started'}). Wait for it, cancel it, or work beside it "
+                    "with RUN=NAME."
+                )
+            time.sleep(1)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
         print(f"{path.parent} is on a disk without locks: take care that no two runs write {folder}.", file=sys.stderr)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_our_earlier_start(there: Holder | None) -> bool:
+    """Whether this SLURM job held the lock on another machine: one that died, for whose locks a shared disk waits a while."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return there is not None and bool(job) and there.slurm_job == job and there.host != socket.gethostname()
 
 
 def _read(descriptor: int) -> Holder | None:

@@ -179,11 +179,11 @@ def out_of_memory_words(config: Any, error: BaseException) -> str:
         words += "Set model.init_args.activation_checkpointing: true: less memory, more time, and the run goes on. Or l"
     else:
         words += "L"
-    at_once = data.get("micro_batch_size") or f"the whole share of {data['batch_size']}"
+    at_once = min(data["batch_size"], data.get("micro_batch_size") or data["batch_size"])
     return words + (
-        f"ower data.init_args.micro_batch_size ({at_once} now), the windows that a process has in memory at once: the step stays "
-        f"the same, and the run goes on. Shorter windows (data.init_args.window_seconds, {data['window_seconds']} now) start the "
-        "stage afresh."
+        f"ower data.init_args.micro_batch_size (at most {at_once} now), the windows that a process has in memory at once: the "
+        f"step stays the same, and the run goes on. Shorter windows (data.init_args.window_seconds, {data['window_seconds']} "
+        "now) start the stage afresh."
     )
 
 
@@ -221,7 +221,7 @@ def run_stage(base: Path, arguments: list[str] | None = None) -> StageCLI:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
-            "callbacks": [StageProgress(), StageRecord(), Heartbeat(), DataWait(), FirstCause()],
+            "callbacks": [FirstCause(), StageProgress(), StageRecord(), Heartbeat(), DataWait()],
             "use_distributed_sampler": False,
         },
         seed_everything_default=0,

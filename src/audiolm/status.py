@@ -147,7 +147,7 @@ def _state(finished: bool, beat: dict[str, Any], said: JobState | None) -> tuple
     """What a stage's result, its last sign of life and SLURM together mean."""
     if said and said.alive:
         return ("pending" if said.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD") else "running"), said.reason
-    if beat.get("state") == "running" and not beat.get("slurm_job") and _lives(beat):
+    if beat.get("state") == "running" and (said is None or not beat.get("slurm_job")) and _lives(beat):
         return "running", f"process {beat['pid']} on {beat['host']}"
     if finished:
         return "done", ""

@@ -125,6 +125,8 @@ class EncoderStage(FiniteSteps):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, warm-up, cosine."""
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("precision 16-mixed scales gradients before they are clipped here: use bf16-mixed")
         matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         rest = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]

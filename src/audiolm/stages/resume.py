@@ -1,18 +1,20 @@
 """Checkpoints to go on from: when they are written, how many are kept, and that a run asked to stop leaves one."""
 
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from audiolm.checksums import DamagedError, discard, publish, remove_leftovers, verify
 from audiolm.stages.agreement import Agreement
-from audiolm.stages.interruption import Interrupted, StopRequest, requeue_slurm_job, say
+from audiolm.stages.interruption import Interrupted, StopRequest, is_launched_child, requeue_slurm_job, say
 
 FOLDER = "resume"  # inside a stage's
+FRUITLESS_RESTARTS = 3  # of a job that its time limit ends before anything can be saved
 NEWEST = "newest-valid"  # stands for the path of the checkpoint that `--ckpt_path last` goes on from
 
 
@@ -72,7 +74,7 @@ class ResumeCheckpoints(Checkpoint):
         if stage == "fit":
             self._agreement = Agreement(2, timeout=self.timeout)
             if trainer.is_global_zero:
-                for folder in (self.dirpath, self.dirpath.parent):
+                for folder in (self.dirpath, cast(Any, pl_module).folder):
                     remove_leftovers(folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -92,7 +94,15 @@ class ResumeCheckpoints(Checkpoint):
             self._flush = False
             _flush(trainer)
         if self._stopping:
-            self._end(trainer, f"saved at step {self._saved_step}" if self._saved_step else "it has saved nothing yet")
+            if trainer.is_global_zero:
+                self._tell(
+                    f"saved at step {self._saved_step}" if self._saved_step else "it has saved nothing yet",
+                    saved=self._saved_step > 0,
+                )
+            trainer.strategy.barrier(
+                "told"
+            )  # srun ends all when one process has ended, and the job must be queued by then
+            raise Interrupted(self._stopping)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Decide, all processes alike, whether to save or stop; save, or leave it to the end of a validation."""
@@ -124,7 +134,9 @@ class ResumeCheckpoints(Checkpoint):
         """What is finished is on the disk already: stop here."""
         if self.stop.signal_number:
             self._stopping = self.stop.signal_number
-            self._end(trainer, "everything finished is kept")
+            if not is_launched_child():  # each for itself: they are not in step, and where one has ended srun ends all
+                self._tell("everything finished is kept", saved=True)
+            raise Interrupted(self._stopping)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the work of one process that fails between two steps."""
@@ -161,11 +173,13 @@ class ResumeCheckpoints(Checkpoint):
             if path not in kept:
                 discard(path)
 
-    def _end(self, trainer: L.Trainer, state: str) -> None:
-        if trainer.is_global_zero:
+    def _tell(self, state: str, *, saved: bool) -> None:
+        requeued = ""
+        if saved or int(os.environ.get("SLURM_RESTART_COUNT", "0")) < FRUITLESS_RESTARTS:
             requeued = requeue_slurm_job(self._stopping) if self.requeue else ""
-            say(f"Stopped by a signal: {state}; the same command goes on from there. {requeued}".rstrip())
-        raise Interrupted(self._stopping)
+        else:
+            requeued = "Not queued again: no start has saved anything. It needs more time at once (TIME=)."
+        say(f"Stopped by a signal: {state}; the same command goes on from there. {requeued}".rstrip())
 
 
 def resume_checkpoints(folder: Path) -> list[Path]:
@@ -197,6 +211,11 @@ def newest_valid(folder: Path) -> Path | None:
         raise DamagedError(
             f"None of the {len(troubles)} checkpoints in {folder} can be used: {' '.join(troubles)} Nothing was deleted. Put "
             f"one back from a copy; or, to train this stage from its beginning, move {folder.parent} away."
+        )
+    if (earlier := folder.parent / "last.ckpt").exists():
+        raise DamagedError(
+            f"{earlier} is of an earlier version, which shared batches otherwise: this one cannot go on from it, and would "
+            f"write over what it has learned. Move {folder.parent} away to train this stage from its beginning."
         )
     return None
 

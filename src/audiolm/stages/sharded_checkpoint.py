@@ -46,6 +46,8 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     flat = flatten({WEIGHTS: values.pop(WEIGHTS)})
     for number, state in enumerate(states):
         flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
+    # safetensors wants plain tensors whole in memory; parts of sharded ones are
+    flat = {name: leaf.contiguous() if type(leaf) is Tensor else leaf for name, leaf in flat.items()}
     try:
         dcp.save(flat, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
         if first:
@@ -60,9 +62,15 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         if full:
             raise disk_full(path) from error
         if isinstance(error, CheckpointException):
-            raise OSError(f"{path} could not be written by all processes: {error}") from error
+            raise OSError(f"{path} could not be written by all processes: {_words(error)}") from error
         raise
     dist.barrier()
+
+
+def _words(error: CheckpointException) -> str:
+    """Which processes failed with their part, and why: torch's own words are their tracebacks."""
+    said = [f"process {rank}: {reason}" for rank, (reason, _) in sorted(error.failures.items())]
+    return "; ".join(said)[:500] or str(error)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -108,10 +116,13 @@ def read_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> 
     weights = get_model_state_dict(model)
     flat = flatten({WEIGHTS: weights})
     states = [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers]
-    groups = checkpoint.pop(OPTIMIZERS)
+    groups = checkpoint.pop(OPTIMIZERS)[: len(states)]  # a run that only validates has none
     for number, state in enumerate(states):
         flat |= flatten({f"{OPTIMIZERS}/{number}": state["state"]})
-    dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(path)))
+    try:
+        dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(path)))
+    except CheckpointException as error:
+        raise ValueError(f"{path} does not fit this stage, or a part of it is missing: {_words(error)}") from error
     set_model_state_dict(model, weights)
     for optimizer, state, saved in zip(optimizers, states, groups, strict=True):
         set_optimizer_state_dict(model, optimizer, {"state": state["state"], "param_groups": saved})
@@ -122,7 +133,8 @@ def _read_file_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, checkpoint.pop(WEIGHTS), options=whole)
-    for optimizer, state in zip(optimizers, checkpoint.pop(OPTIMIZERS), strict=True):
+    states = checkpoint.pop(OPTIMIZERS)[: len(optimizers)]  # a run that only validates has none
+    for optimizer, state in zip(optimizers, states, strict=True):
         ours = cast(Any, get_optimizer_state_dict(model, optimizer)["param_groups"])
         names = [name for group in ours for name in group["params"]]
         named: Any = {

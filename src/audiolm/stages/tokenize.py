@@ -10,6 +10,7 @@ import torch.distributed as dist
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import disk_full, found_no_room, set_aside
+from audiolm.semantic.gathering import cpu_group
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.stages.base import StageModule
 from audiolm.tokens.spec import TokenSpec
@@ -93,6 +94,7 @@ class TokenizeStage(StageModule):
                 self._seal()  # killed between the last utterance and the seal: there will be nothing to predict
         self.trainer.strategy.barrier()
         self._writer: TokenStoreWriter | None = None
+        self._patient = cpu_group()
 
     def _forget_rejected(self) -> None:
         """What an earlier start could not read may be repaired, or its disk mounted again."""
@@ -171,8 +173,8 @@ class TokenizeStage(StageModule):
         """
         if self._writer is not None:
             self._writer.close()
-        if dist.is_initialized():
-            dist.barrier()
+        if self._patient is not None:  # the others may have hours to go
+            dist.barrier(group=self._patient)
         if self.global_rank == 0:
             self._seal()
 
