@@ -57,10 +57,9 @@ class FirstCause(L.Callback):
             last_resort = threading.Timer(SECONDS_TO_END, os._exit, args=(1,))
             last_resort.daemon = True
             last_resort.start()
-        record(
-            pl_module.folder,
-            Failure(trainer.global_rank, socket.gethostname(), trainer.global_step, message, trace),
-        )
+        if trainer.world_size > 1 or pl_module.folder.exists():  # one that never began leaves no folder behind
+            host = socket.gethostname()
+            record(pl_module.folder, Failure(trainer.global_rank, host, trainer.global_step, message, trace))
 
 
 def record(folder: Path, failure: Failure) -> None:
