@@ -39,6 +39,7 @@ ON_TOP = {
     "status",
     "status_table",
     "submit",
+    "early_signal",
     "__main__",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -95,6 +95,12 @@ def test_the_losses_are_those_of_one_process(
     assert is_sharded(root / "fine" / "best.ckpt") == (strategy == "fsdp")
 
 
+def test_fsdp_trains_in_bfloat16_on_cpus_too(chain: Path, alone: Path, tmp_path: Path) -> None:
+    root = fresh(chain, tmp_path / "chain", "fine")
+    fit("fine", root, "--trainer.precision", "bf16-mixed", processes=2, strategy="fsdp")
+    assert losses(root, "fine") == pytest.approx(losses(alone, "fine"), rel=0.01)  # 8 bits of mantissa: 0.4 %
+
+
 def test_one_process_goes_on_from_what_two_wrote_and_the_generator_takes_it(
     chain: Path, alone: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import torch
 from kills import die, differences, in_a_child, kill_options, last_state, logged
 
 from audiolm.checksums import DamagedError, sidecar, verify
+from audiolm.early_signal import note_sigusr1
 from audiolm.stages import resume, tokenize
 from audiolm.stages.base import follow_folder
 from audiolm.stages.resume import ResumeCheckpoints, newest_valid, resume_checkpoints
@@ -164,6 +167,53 @@ def test_a_job_that_saves_nothing_is_not_requeued_for_ever(
     assert "Not queued again" in capsys.readouterr().out
     callback._tell("saved at step 3", saved=True)
     assert len(asked) == resume.FRUITLESS_RESTARTS + 1
+
+
+STARTS = """
+import os, signal, sys
+from pathlib import Path
+from types import ModuleType
+from audiolm.cli import main
+
+class Importing(ModuleType):  # in the place of what takes long to import
+    def __getattr__(self, name):
+        if name != "run_stage":
+            raise AttributeError(name)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        from audiolm.stages.interruption import StopRequest
+        stop = StopRequest()
+        stop.watch(ctrl_c=False)
+        print("asked by", stop.signal_number)
+        stop.release()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return lambda *_: print("still here")
+
+sys.modules["audiolm.stage_cli"] = Importing("audiolm.stage_cli")
+sys.argv = ["lightning", "fit"]
+main()
+"""
+
+
+def test_sigusr1_during_imports_ends_nothing_and_is_not_forgotten() -> None:
+    ended = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, f"asked by {signal.SIGUSR1}\nstill here\n"), ended.stderr
+
+
+def test_a_signal_that_came_before_the_first_step_stops_the_run_after_it(
+    chain: Path, tmp_path: Path, run_stage_of: Run
+) -> None:
+    root, before = without(chain, tmp_path, "fine"), signal.getsignal(signal.SIGUSR1)
+    try:
+        note_sigusr1()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(SystemExit) as ended:
+            run_stage_of("fine", root, *GO_ON, "--resume.every_n_train_steps", "100")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ended.value.code == 138
+    assert [path.name for path in resume_checkpoints(root / "fine" / "resume")] == ["step-00000001.ckpt"]
+    run_stage_of("fine", root, *GO_ON)
+    assert_as_never_stopped(root, chain, "fine")
 
 
 def test_tokenizing_that_is_asked_to_stop_finishes_its_utterance_and_goes_on(

@@ -106,6 +106,22 @@ def test_gpus_are_asked_for_where_the_partition_has_some(tmp_path: Path, fake: F
     assert not any(word.startswith("--gres") for word in calls("sbatch")[3])
 
 
+def test_more_nodes_than_a_partition_has_are_refused_before_anything_waits_for_them(
+    tmp_path: Path, fake: Fake, calls: Callable
+) -> None:
+    answers = "*%G*) printf 'cpu*|(null)\\nbig|(null)\\n';; *%D*) printf 'cpu*|1\\nbig|4\\n';;"
+    fake("sinfo", f'case "$*" in {answers} esac')
+    for partition, named in (("cpu", "partition cpu has 1"), ("", "the default partition has 1")):
+        with pytest.raises(SlurmError, match=rf"encoder stage asks for 2 nodes, and {named}.*NODES=1"):
+            submit("encoder", root=tmp_path, options=ClusterOptions(partition=partition), knobs=KNOBS)
+    assert calls("sbatch") == []
+    assert list(submit("corpus", root=tmp_path / "1", options=ClusterOptions(), knobs=KNOBS)) == ["corpus"]
+    for number, options in enumerate(
+        (ClusterOptions("cpu,big"), ClusterOptions("hidden"), ClusterOptions(extra="-p big"))
+    ):
+        assert list(submit("codec", root=tmp_path / f"{number}", options=options, knobs=KNOBS)) == ["corpus", "codec"]
+
+
 def test_processes_come_from_the_yaml_where_no_knob_says_them(tmp_path: Path, fake: Fake) -> None:
     for name in ("Makefile", "lightning.yaml"):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())

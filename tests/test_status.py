@@ -173,6 +173,8 @@ def test_a_failed_job_shows_its_log_and_cancels_those_behind_it(root: Path, said
         ("torch.OutOfMemoryError: CUDA\nsrun: error: n1: task 0: Exited", "torch.OutOfMemoryError: CUDA"),
         (f"step 5\n{time_limit}\nbye", time_limit),
         ("nothing but this\n\n", "nothing but this"),
+        ("error: rank 1 failed first\nSIGTERM: finishing\nerror: Rank 0 lost\nsrun: error: x", "error: rank 1 failed first"),
+        ("== codec: job 7, start 1, 2 nodes\nerror: a\n== codec: job 7, start 2, 2 nodes\nerror: b\nerror: c", "error: b"),
     ):  # fmt: skip
         log.write_text(lines)
         assert codec_of(root).error == error

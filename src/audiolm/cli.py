@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from audiolm.early_signal import note_sigusr1
+
 # Threads that wait for each other should soon sleep instead of spinning: with the default, other busy processes on the same
 # cores made a training step up to fifteen times slower; on a quiet machine a short spin costs nothing that can be measured.
 # GNU OpenMP reads it when torch is first imported.
@@ -22,6 +24,7 @@ BASE_CONFIG = "lightning.yaml"
 
 def main() -> None:
     """The `lightning` command: a LightningCLI over the stages, with `lightning.yaml` beneath every configuration."""
+    note_sigusr1()  # before the imports, which take seconds
     from audiolm.stage_cli import run_stage
 
     with errors_in_words():

@@ -159,10 +159,20 @@ def partition_has_gpus(partition: str) -> bool:
     Args:
         partition: as for sbatch; "" for the cluster's default.
     """
-    names: set[str] = set(filter(None, partition.split(",")))
-    for line in run_slurm("sinfo", "--noheader", "--format=%P|%G").splitlines():
-        name, _, resources = line.partition("|")
-        ours = name.rstrip("*") in names if names else name.endswith("*")
-        if ours and re.search(r"\bgpu\b", resources):
-            return True
-    return False
+    return any(re.search(r"\bgpu\b", resources) for resources in _of_partitions(partition, "%G"))
+
+
+def partition_nodes(partition: str) -> int | None:
+    """How many nodes a partition has (of several, the largest), working or not; None if sinfo shows none of this name.
+
+    Args:
+        partition: as for sbatch; "" for the cluster's default.
+    """
+    return max((int(nodes) for nodes in _of_partitions(partition, "%D") if nodes.isdigit()), default=None)
+
+
+def _of_partitions(partition: str, field: str) -> list[str]:
+    """What sinfo says in one of its fields, line by line, of the partitions named."""
+    names = set(filter(None, partition.split(",")))
+    lines = [line.split("|", 1) for line in run_slurm("sinfo", "--noheader", f"--format=%P|{field}").splitlines()]
+    return [said for name, said in lines if (name.rstrip("*") in names if names else name.endswith("*"))]

@@ -27,6 +27,7 @@ RESULTS = {
 }
 SILENT_SECONDS = 120.0  # a process on another machine that has noted nothing for so long is taken for dead
 LOG_END_BYTES = 200_000
+START_OF_JOB = r"^== \w+: job \d+, start \d+, "  # the first line of stages/slurm.sbatch
 
 State = Literal["done", "running", "pending", "failed", "cancelled", "stopped", "not started"]
 
@@ -42,7 +43,7 @@ class StageStatus:
         checkpoint_step, checkpoint_age_seconds: of the newest checkpoint to continue from.
         process_hours: processes times hours over all starts, what was lost to kills included.
         device: cpu or cuda, which says whether those are hours of CPU processes or of GPUs.
-        error: the last line of the log (or of the stage's own note) that tells of an error.
+        error: the first line of the log of its last start (or of the stage's own note) that tells of an error.
     """
 
     stage: str
@@ -138,7 +139,7 @@ def _stage_status(
         process_hours=seconds / 3600 if seconds else None,
         device=beat.get("device", "cpu"),
         log=log,
-        error=(_last_error(Path(log)) if log else None) or beat.get("error") if state == "failed" else None,
+        error=(_first_error(Path(log)) if log else None) or beat.get("error") if state == "failed" else None,
     )
 
 
@@ -187,11 +188,17 @@ def _checkpoint(folder: Path) -> tuple[int | None, float | None]:
     return int(named[1]) if named else None, max(0.0, time.time() - newest.stat().st_mtime)
 
 
-def _last_error(log: Path) -> str | None:
-    """The last line of a log that tells of an error: our own words before Python's, Python's before SLURM's, else the last."""
+def _first_error(log: Path) -> str | None:
+    """The line of a log that tells why its last start failed: our own words before Python's, Python's before SLURM's.
+
+    Of several such lines the first: the processes that were well end after the one that was not, and say so. Without any,
+    the log's last line.
+    """
     with open(log, "rb") as file:
         file.seek(max(0, os.path.getsize(log) - LOG_END_BYTES))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if re.search(START_OF_JOB, line)]
+    lines = lines[starts[-1] :] if starts else lines
     for pattern in (
         r"^error: ",
         r"^(\w+\.)*\w*(Error|Exception)\b",
@@ -199,7 +206,7 @@ def _last_error(log: Path) -> str | None:
     ):
         matching = [line for line in lines if re.search(pattern, line)]
         if matching:
-            return matching[-1]
+            return matching[0]
     return lines[-1] if lines else None
 
 

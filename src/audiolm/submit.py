@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audiolm.slurm import SlurmError, Submitted, partition_has_gpus, queued, read_jobs, run_slurm, write_jobs
+from audiolm.slurm import (
+    SlurmError,
+    Submitted,
+    partition_has_gpus,
+    partition_nodes,
+    queued,
+    read_jobs,
+    run_slurm,
+    write_jobs,
+)
 
 SCRIPT = "stages/slurm.sbatch"
 WITH_GPU = ("samples",)  # stages without a trainer that use one all the same
@@ -72,8 +81,8 @@ def submit(target: str, *, root: Path, options: ClusterOptions, knobs: list[str]
         The jobs submitted, by stage; none if the stage is up to date. They are remembered in `<root>/slurm.json`.
 
     Raises:
-        SlurmError: if jobs of this chain are still queued or running, naming them; if sbatch is not there or refuses. Then
-            nothing of this submission stays in the queue.
+        SlurmError: if jobs of this chain are still queued or running, naming them; if a stage asks for more nodes than there
+            are; if sbatch is not there or refuses. Then nothing of this submission stays in the queue.
         ValueError: if nobody says how many processes a stage has.
     """
     known = read_jobs(root)
@@ -81,6 +90,7 @@ def submit(target: str, *, root: Path, options: ClusterOptions, knobs: list[str]
     stages = [stage for stage in _stages_for(target, knobs) if not _up_to_date(stage.name, knobs)]
     gpus = _gpus_per_process(options) if stages else 0
     shapes = {stage.name: _shape(stage, knobs, options, gpus_per_process=gpus) for stage in stages}
+    _require_nodes(shapes, options)
     command = _command(target, options, knobs)
     submitted: dict[str, Submitted] = {}
     try:
@@ -106,6 +116,23 @@ def _require_idle(root: Path, known: dict[str, Submitted]) -> None:
         raise SlurmError(
             f"{root} has jobs in the queue already: {', '.join(busy)}. `audiolm status` shows how far they are; to submit "
             f"again, wait for them or end them: scancel {' '.join(map(str, alive))}"
+        )
+
+
+def _require_nodes(shapes: dict[str, Shape], options: ClusterOptions) -> None:
+    """SLURM takes a job that waits for another without counting its nodes; it would then wait for ever."""
+    stage = max(shapes, key=lambda name: shapes[name].nodes, default="")
+    elsewhere = "SBATCH_PARTITION" in os.environ or "SBATCH_CLUSTERS" in os.environ
+    if not stage or shapes[stage].nodes == 1 or options.extra or elsewhere:  # sbatch's own words may name other nodes
+        return
+    nodes, wanted = None, shapes[stage].nodes
+    with contextlib.suppress(SlurmError):  # where sinfo does not answer, sbatch may still
+        nodes = partition_nodes(options.partition)
+    if nodes is not None and wanted > nodes:
+        where = f"partition {options.partition}" if options.partition else "the default partition"
+        raise SlurmError(
+            f"The {stage} stage asks for {wanted} nodes, and {where} has {nodes}: its job would wait for ever. Give "
+            f"NODES={nodes} or fewer, or another PARTITION (sinfo shows them)."
         )
 
 

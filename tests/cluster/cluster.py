@@ -94,11 +94,13 @@ class Cluster:
         )
 
     def kill_node(self, node: str) -> None:
-        """As a power cut does: its daemon and everything that runs there end at once."""
+        """As a power cut does: its daemon and everything that runs there end at once, and nobody is told."""
         daemon = self._daemons.pop(node)
-        for process in [daemon.pid, *processes_with(f"SLURM_CONF={self.config}", f"SLURMD_NODENAME={node}")]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        found = processes_with(f"SLURM_CONF={self.config}", f"SLURMD_NODENAME={node}")
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # else a step daemon might still tell how its tasks ended
+            for process in sorted({daemon.pid, *found}):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
         daemon.wait()
 
     def command(self, *words: str, check: bool = True) -> str:

@@ -43,7 +43,7 @@ def clone(cluster: Cluster, tone_corpus: Path, tmp_path_factory: pytest.TempPath
     codec = folder / "stages" / "long" / "codec.yaml"
     codec.write_text(
         codec.read_text()
-        .replace("max_steps: 12,", "max_steps: 60,")
-        .replace("val_check_interval: 4", "val_check_interval: 20")
+        .replace("max_steps: 12,", "max_steps: 36,")
+        .replace("val_check_interval: 4", "val_check_interval: 12")
     )
     return Clone(folder, cluster, tone_corpus)

@@ -8,6 +8,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from audiolm.early_signal import noted_signal
+
 ASKING = (signal.SIGTERM, signal.SIGUSR1)
 LAUNCHER = "AUDIOLM_LAUNCHER_PID"  # who started this process as one of several
 
@@ -37,12 +39,13 @@ class StopRequest:
         ] = []  # processes launched from here, which only hear of it through this one
 
     def watch(self, *, ctrl_c: bool) -> None:
-        """Take the signals over. `ctrl_c`: its first one too; a second ends the run at once, as ever."""
+        """Take the signals over, one that came before included. `ctrl_c`: a first Ctrl-C too; a second ends the run at once."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (*ASKING, signal.SIGINT) if ctrl_c else ASKING:
             before = signal.signal(number, self._note)
             self._before.setdefault(number, before)
+        self.signal_number = self.signal_number or noted_signal()
 
     def release(self) -> None:
         """Give the signals back."""

@@ -69,11 +69,13 @@ class ShardedStrategy(ModelParallelStrategy):
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, precision: str) -> None:
     """Divide the parameters of `module` over `mesh`, block by block; what is in no block is one group of its own.
 
-    Blocks are gathered just before they are needed and freed again after. In bf16 training they travel as bf16, half the
-    bytes, and gradients are summed in float32.
+    Blocks are gathered just before they are needed and freed again after. In bf16 training on GPUs they travel as bf16, half
+    the bytes, and gradients are summed in float32. On CPUs they travel as they are: autocast leaves a normalisation of
+    float32 there to float32 weights, and torch refuses to mix the two.
     """
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    policy = half if precision == "bf16-mixed" else MixedPrecisionPolicy(cast_forward_inputs=False)
+    in_half = precision == "bf16-mixed" and mesh.device_type == "cuda"
+    policy = half if in_half else MixedPrecisionPolicy(cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
