@@ -15,6 +15,7 @@ STRATEGY ?=
 PYTHON ?= python3
 SECONDS_OF_SPEECH ?= 7
 
+$(if $(word 2,$(RUN)),$(error RUN="$(RUN)" is two words: a run's name has no spaces))
 ROOT := checkpoints$(if $(RUN),/runs/$(RUN))
 CORPUS := $(or $(DATA),$(ROOT)/demo-corpus)
 BIN := .venv/bin

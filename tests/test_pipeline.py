@@ -235,7 +235,7 @@ def test_out_of_memory_says_which_settings_to_lower(
     message = str(raised.value)
     for named in ("fine stage", "micro_batch_size (at most 2 now)", "window_seconds, 0.8 now"):
         assert named in message
-    assert message.index("activation_checkpointing: true") < message.index("starts the stage afresh")
+    assert message.index("activation_checkpointing: true") < message.index("start the stage afresh")
     assert "can't allocate memory" in str(raised.value.__cause__)
 
 

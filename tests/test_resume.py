@@ -131,6 +131,44 @@ def test_sigusr1_requeues_a_slurm_job_and_sigterm_does_not(
     assert (tmp_path / "asked").read_text() == "requeue 45\n"
 
 
+def test_a_process_that_tokenizes_requeues_its_job_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that ends takes the others with it: srun ends them all."""
+    asked: list[int] = []
+    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: asked.append(number) or "")
+    callback = ResumeCheckpoints()
+    callback.stop.signal_number = signal.SIGUSR1
+    with pytest.raises(SystemExit):
+        callback.on_predict_batch_end(SimpleNamespace(is_global_zero=False), None)
+    assert asked == [signal.SIGUSR1]
+
+
+def test_no_process_of_a_job_ends_before_the_job_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: happened.append("requeued") or "")
+    callback = ResumeCheckpoints()
+    callback._stopping = signal.SIGUSR1
+    strategy = SimpleNamespace(barrier=lambda name: happened.append(name))
+    for first in (True, False):
+        with pytest.raises(SystemExit):
+            callback.on_train_batch_start(SimpleNamespace(is_global_zero=first, strategy=strategy), None)
+    assert happened == ["requeued", "told", "told"]
+
+
+def test_a_job_that_saves_nothing_is_not_requeued_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: asked.append(number) or "")
+    callback = ResumeCheckpoints()
+    for restarts in range(5):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        callback._tell("it has saved nothing yet", saved=False)
+    assert len(asked) == resume.FRUITLESS_RESTARTS
+    assert "Not queued again" in capsys.readouterr().out
+    callback._tell("saved at step 3", saved=True)
+    assert len(asked) == resume.FRUITLESS_RESTARTS + 1
+
+
 STARTS = """
 import os, signal, sys
 from pathlib import Path
@@ -176,44 +214,6 @@ def test_a_signal_that_came_before_the_first_step_stops_the_run_after_it(
     assert [path.name for path in resume_checkpoints(root / "fine" / "resume")] == ["step-00000001.ckpt"]
     run_stage_of("fine", root, *GO_ON)
     assert_as_never_stopped(root, chain, "fine")
-
-
-def test_a_process_that_tokenizes_requeues_its_job_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that ends takes the others with it: srun ends them all."""
-    asked: list[int] = []
-    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: asked.append(number) or "")
-    callback = ResumeCheckpoints()
-    callback.stop.signal_number = signal.SIGUSR1
-    with pytest.raises(SystemExit):
-        callback.on_predict_batch_end(SimpleNamespace(is_global_zero=False), None)
-    assert asked == [signal.SIGUSR1]
-
-
-def test_no_process_of_a_job_ends_before_the_job_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
-    happened: list[str] = []
-    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: happened.append("requeued") or "")
-    callback = ResumeCheckpoints()
-    callback._stopping = signal.SIGUSR1
-    strategy = SimpleNamespace(barrier=lambda name: happened.append(name))
-    for first in (True, False):
-        with pytest.raises(SystemExit):
-            callback.on_train_batch_start(SimpleNamespace(is_global_zero=first, strategy=strategy), None)
-    assert happened == ["requeued", "told", "told"]
-
-
-def test_a_job_that_saves_nothing_is_not_requeued_for_ever(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(resume, "requeue_slurm_job", lambda number: asked.append(number) or "")
-    callback = ResumeCheckpoints()
-    for restarts in range(5):
-        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
-        callback._tell("it has saved nothing yet", saved=False)
-    assert len(asked) == resume.FRUITLESS_RESTARTS
-    assert "Not queued again" in capsys.readouterr().out
-    callback._tell("saved at step 3", saved=True)
-    assert len(asked) == resume.FRUITLESS_RESTARTS + 1
 
 
 def test_tokenizing_that_is_asked_to_stop_finishes_its_utterance_and_goes_on(

@@ -280,3 +280,9 @@ def test_the_chain_remembers_its_jobs_in_plain_json(tmp_path: Path, fake: Fake) 
     remembered = json.loads((tmp_path / "slurm.json").read_text())
     assert remembered["command"] == "make codec SLURM=1 PRESET=demo RUN=never-made NODES=2 DEVICES=8 PARTITION=p"
     assert [job["stage"] for job in remembered["jobs"]] == ["corpus", "codec"]
+
+
+def test_a_run_of_two_words_is_refused_before_make_takes_them_for_two_folders() -> None:
+    said = subprocess.run(["make", "-n", "clean", "RUN=my run"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert said.returncode
+    assert "a run's name has no spaces" in said.stderr

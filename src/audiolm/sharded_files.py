@@ -65,7 +65,15 @@ def read_tensors(folder: Path, *, prefix: str) -> dict[str, Tensor]:
         tensors = {name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in wanted.items()}
         if tensors:
             dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    except (SafetensorError, CheckpointException, KeyError, AssertionError, OverflowError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        CheckpointException,
+        KeyError,
+        AssertionError,
+        ArithmeticError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise ValueError(
             f"{folder} cannot be read as a checkpoint of many processes ({str(error).splitlines()[0][:200]}): it is damaged, or "
             "a part of it is missing. Remove it and go on from an earlier one."
