@@ -6,15 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from traceback import StackSummary
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.checksums import DamagedError
 from audiolm.generator import AudioLM
 from audiolm.generator.folder import compose
 from audiolm.sharded_files import flatten, is_sharded, read_tensors
@@ -161,3 +167,49 @@ def test_the_word_fsdp_means_ddp_for_stages_that_every_process_holds_whole() -> 
     assert strategy_of("auto", stage="fine", shards=True, tensor_parallel_size=1) == "auto"
     with pytest.raises(ValueError, match="fsdp alone can share layers"):
         strategy_of("ddp", stage="fine", shards=True, tensor_parallel_size=2)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A group of one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def sharded_linear() -> tuple[torch.nn.Linear, torch.optim.AdamW]:
+    """A matrix divided among the processes, with an optimizer that has taken a step; and a buffer that is a view."""
+    model = torch.nn.Linear(4, 6)
+    model.register_buffer("turned", torch.arange(6.0).view(2, 3).t())
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_a_sharded_checkpoint_is_read_back_with_its_views_and_refused_with_nan_or_damage(
+    group: None, tmp_path: Path
+) -> None:
+    model, optimizer = sharded_linear()
+    path = tmp_path / "step.ckpt"
+
+    def write() -> None:
+        states = [get_optimizer_state_dict(model, optimizer)]
+        state = {"state_dict": get_model_state_dict(model), "optimizer_states": states, "global_step": 3}
+        sharded_checkpoint.write(state, path)
+
+    write()
+    expected = model.weight.full_tensor().clone()
+    torch.nn.init.zeros_(model.weight)
+    assert sharded_checkpoint.read_into(path, model, [optimizer])["global_step"] == 3
+    assert torch.equal(model.weight.full_tensor(), expected)
+    assert torch.equal(sharded_checkpoint.read(path)["state_dict"]["turned"], torch.arange(6.0).view(2, 3).t())
+    torch.nn.init.constant_(model.weight, float("nan"))
+    write()
+    with pytest.raises(ValueError, match=r"step\.ckpt holds NaN or infinite weights, such as weight"):
+        sharded_checkpoint.read_into(path, model, [optimizer])
+    part = next(path.glob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-4])
+    with pytest.raises(DamagedError, match="is damaged"):
+        sharded_checkpoint.read_into(path, model, [optimizer])

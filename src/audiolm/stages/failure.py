@@ -68,7 +68,13 @@ def record(folder: Path, failure: Failure) -> None:
     temporary = folder / f".{NAME}.{failure.host}.{failure.rank}.part"
     try:
         temporary.write_text(json.dumps(asdict(failure), indent=2) + "\n", encoding="utf-8")
-        os.link(temporary, folder / NAME)  # fails if it is there
+        try:
+            os.link(temporary, folder / NAME)  # fails if it is there
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without links: nearly as good
+            if not (folder / NAME).exists():
+                os.replace(temporary, folder / NAME)
     except OSError:  # another was first; or the disk is full, which is then being said anyway
         return
     finally:

@@ -17,9 +17,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from audiolm.checksums import publish, verify
+from audiolm.checksums import DamagedError, publish, verify
 from audiolm.files import disk_full, found_no_room, remove
 from audiolm.sharded_files import VALUES, WEIGHTS, flatten, is_sharded, read_tensors, read_values
 
@@ -106,12 +107,42 @@ def read_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> 
         The checkpoint without weights and optimizer states.
 
     Raises:
-        ValueError: if weights or states are missing, or of another size.
+        ValueError: on all processes: if it is not what was written, weights or states are missing, of another size, or not
+            finite.
     """
+    _require_undamaged(path)
+    checkpoint = (_read_folder_into if is_sharded(path) else _read_file_into)(path, model, optimizers)
+    _require_finite(model, path)
+    return {**checkpoint, WEIGHTS: {}, OPTIMIZERS: []}
+
+
+def _require_undamaged(path: Path) -> None:
+    """The first process reads it once, and tells all."""
+    said = [""]
     if dist.get_rank() == 0:
-        verify(path)
-    if not is_sharded(path):
-        return _read_file_into(path, model, optimizers)
+        try:
+            verify(path)
+        except (DamagedError, OSError) as error:
+            said = [str(error)]
+    dist.broadcast_object_list(said)
+    if said[0]:
+        raise DamagedError(said[0])
+
+
+def _require_finite(model: nn.Module, path: Path) -> None:
+    """Every process looks at its part, and all say the same."""
+    local = ((name, p.to_local() if isinstance(p, DTensor) else p) for name, p in model.named_parameters())
+    ours = next((name for name, part in local if not part.isfinite().all()), "")
+    of_all: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(of_all, ours)
+    if broken := next(filter(None, of_all), ""):
+        raise ValueError(
+            f"{path} holds NaN or infinite weights, such as {broken}: training went wrong before it was saved. Remove it; an "
+            "earlier checkpoint, or a new start with a lower learning rate, helps."
+        )
+
+
+def _read_folder_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
     checkpoint = read_values(path)
     weights = get_model_state_dict(model)
     flat = flatten({WEIGHTS: weights})
@@ -126,7 +157,7 @@ def read_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> 
     set_model_state_dict(model, weights)
     for optimizer, state, saved in zip(optimizers, states, groups, strict=True):
         set_optimizer_state_dict(model, optimizer, {"state": state["state"], "param_groups": saved})
-    return {**checkpoint, WEIGHTS: {}, OPTIMIZERS: []}
+    return checkpoint
 
 
 def _read_file_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
@@ -144,4 +175,4 @@ def _read_file_into(path: Path, model: nn.Module, optimizers: Sequence[Optimizer
             ],
         }
         set_optimizer_state_dict(model, optimizer, named, options=whole)
-    return {**checkpoint, WEIGHTS: {}, OPTIMIZERS: []}
+    return checkpoint
