@@ -269,7 +269,7 @@ def test_a_running_stage_notes_now_and_then_and_an_error_in_the_end(
     running = [note for note in noted if note["state"] == "running"]
     assert [note["step"] for note in running if note["step"]][:1] == [1]
     assert running[-1]["step"] == 5
-    assert running[-1]["seconds_left"] > 0
+    assert running[-1]["seconds_left"] >= 0  # tenths of a second: tiny steps may round to none
     assert (noted[-1]["state"], noted[-1]["error"]) == ("failed", "ValueError: a step like no other")
 
 
