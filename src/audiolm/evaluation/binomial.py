@@ -57,11 +57,7 @@ def _p_at_least(successes: int, trials: int, rate: float) -> float:
     """As `p_at_least`, of a coin of any rate inside (0, 1)."""
     ways = math.lgamma(trials + 1)
     logs = (
-        ways
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(rate)
-        + (trials - k) * math.log1p(-rate)
+        ways - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * math.log(rate) + (trials - k) * math.log1p(-rate)
         for k in range(successes, trials + 1)
     )
     return math.fsum(math.exp(log) for log in logs)

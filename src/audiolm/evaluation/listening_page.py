@@ -75,7 +75,9 @@ def _welcome(kind: Kind, question: str, *, items: int, trials: int, attention: b
     if trials:
         steps.insert(1, f"The first {trials} {'is' if trials == 1 else 'are'} for trying out and will not be counted.")
     if attention:
-        steps.insert(-1, f"A few have three beeps in them: then choose {_without_beeps(single)}, whatever else you hear.")
+        steps.insert(
+            -1, f"A few have three beeps in them: then choose {_without_beeps(single)}, whatever else you hear."
+        )
     keys = "space plays and pauses, " + ("" if single else "← plays A, → plays B, ")
     keys += ("H is human, M is machine" if single else "A and B choose") + ", Enter goes on."
     return join(
