@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from audiolm.evaluation.listening_key import Key
     from audiolm.evaluation.listening_plan import Kind
-    from audiolm.evaluation.listening_score import Scores, ScoreRow
+    from audiolm.evaluation.listening_score import ScoreRow, Scores
 
 NO_CODEC = "none"
 
@@ -73,7 +73,7 @@ def _make(options: argparse.Namespace) -> None:
             folders,
             options.out,
             request,
-            seconds=options.seconds or (20.0 if kind == "preference" else 10.0),
+            seconds=(20.0 if kind == "preference" else 10.0) if options.seconds is None else options.seconds,
             start_seconds=options.start_seconds,
             codec=codec,
             question=options.question,
@@ -91,7 +91,7 @@ def _make(options: argparse.Namespace) -> None:
 
 def _what(options: argparse.Namespace) -> "tuple[Kind, tuple[Path, Path]]":
     telling, preferring = (options.human, options.machine), (options.a, options.b)
-    if None in telling + preferring and all(telling) and not any(preferring):
+    if all(telling) and not any(preferring):
         if options.codec is None:
             raise ValueError(
                 "Originals are compared with continuations after passing the codec, since its traces would give the latter "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
     if not paths:
         raise ValueError("there are no answers to score: name the files that raters sent back")
     everyone = sorted((_read(path, key) for path in paths), key=lambda answers: answers.rater.casefold())
-    for first, second in zip(everyone, everyone[1:], strict=False):
+    for first, second in pairwise(everyone):
         if first.rater.casefold() == second.rater.casefold():
             raise ValueError(
                 f"{first.path} and {second.path} are both of rater {first.rater!r}: every rater counts once. Remove one "

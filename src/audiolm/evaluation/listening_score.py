@@ -15,8 +15,8 @@ from audiolm.files import atomic_path, write_json
 CONFIDENCE = 0.95
 POOLED = "all raters"
 NOTE = (
-    "The test takes every rating for an independent toss of a fair coin, as the paper does. Ratings of one rater, or of one item, "
-    "resemble each other, so that the true uncertainty is larger than the interval says."
+    "The test takes every rating for an independent toss of a fair coin, as the paper does. Ratings of one rater, or of one "
+    "item, resemble each other, so that the true uncertainty is larger than the interval says."
 )
 
 
