@@ -90,7 +90,8 @@ def test_one_at_a_time_half_are_human_and_no_recording_is_on_both_sides(
     assert len(set(names)) == len(names)
     assert all(item.sides[0][1] in (humans if item.sides[0][0] == "human" else machines) for item in items)
     assert all(item.right == item.sides[0][0] for item in counted)
-    assert items[0].role == "trial" and plan_items(humans[::-1], machines[::-1], request) == items
+    assert items[0].role == "trial"
+    assert plan_items(humans[::-1], machines[::-1], request) == items
 
 
 @pytest.mark.parametrize("kind", ["which-is-human", "preference"])
@@ -100,9 +101,11 @@ def test_of_pairs_the_first_folder_is_on_either_side_equally_often(kind: Kind, s
     items = plan_items(stems, stems, Request(kind, ("x", "y"), seed, trials=1, attention=1))
     counted = [item for item in items if item.role == "counted"]
     on_a = sum(item.sides[0][0] == "x" for item in counted)
-    assert abs(2 * on_a - len(counted)) <= 1 and len(counted) == count - 2
+    assert abs(2 * on_a - len(counted)) <= 1
+    assert len(counted) == count - 2
     for item in counted:
-        assert {source for source, _ in item.sides} == {"x", "y"} and len({name for _, name in item.sides}) == 1
+        assert {source for source, _ in item.sides} == {"x", "y"}
+        assert len({name for _, name in item.sides}) == 1
         assert item.right == ("A" if item.sides[0][0] == "x" else "B")
     (attention,) = (item for item in items if item.role == "attention")
     assert attention.right == "BA"[attention.beeps or 0]
@@ -153,7 +156,7 @@ def test_the_page_does_not_hold_the_key_and_asks_nothing_of_the_network(
 ) -> None:
     make(folders, tmp_path / "test", "--trials", "1", "--attention", "1")
     text, test = the_page(tmp_path / "test")
-    assert set(test) == {"digest", "question", "trials", "codes", "labels", "sounds"}
+    assert set(test) == {"digest", "question", "trials", "codes", "labels", "keys", "sounds"}
     rest = re.sub(r'"sounds":\[.*\]', "", text)
     for secret in ("hierarchy", "acoustic", "recording-", str(tmp_path), '"right"', "attention", "seed"):
         assert secret not in rest, secret
@@ -177,7 +180,8 @@ def test_the_sounds_are_those_of_the_key_of_one_length_and_level(folders: tuple[
         for (source, name), sound in zip(item.sides, sounds, strict=True):
             audio, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
             original, _ = soundfile.read(tmp_path / source / f"{name}.wav")
-            assert (len(audio), rate) == (RATE, RATE) and np.abs(audio).max() < 0.99
+            assert (len(audio), rate) == (RATE, RATE)
+            assert np.abs(audio).max() < 0.99
             middle = slice(RATE // 10, -RATE // 10)  # between the fades
             assert np.corrcoef(audio[middle], original[: len(audio)][middle])[0, 1] > 0.999
             levels.append(level_db(torch.from_numpy(audio), sample_rate_hz=rate))
@@ -196,7 +200,8 @@ def test_beeps_are_three_and_leave_the_rest_alone() -> None:
     quiet = 0.001 * torch.ones(4 * RATE)
     quiet[0] = 0.5
     loud = with_beeps(quiet, sample_rate_hz=RATE).unfold(0, 100, 100).abs().amax(1) > 0.1
-    assert int((loud[1:] & ~loud[:-1]).sum()) == 3 and not loud[1 : len(loud) // 2].any()
+    assert int((loud[1:] & ~loud[:-1]).sum()) == 3
+    assert not loud[1 : len(loud) // 2].any()
 
 
 def test_originals_pass_through_the_codec_from_their_beginning(folders: tuple[Path, Path]) -> None:
@@ -252,13 +257,16 @@ def test_what_raters_chose_comes_out(mode: tuple[str, ...], folders: tuple[Path,
     files = [write(tmp_path, answers(out, name, who), name) for name, who in (("Ann", right), ("Bo", mostly))]
     result = score(out, *files)
     assert (result["pooled"]["ratings"], result["pooled"]["successes"]) == (8, 7)
-    assert result["pooled"]["p_one_sided"] == 9 / 256 and result["pooled"]["p_two_sided"] == 18 / 256
+    assert result["pooled"]["p_one_sided"] == 9 / 256
+    assert result["pooled"]["p_two_sided"] == 18 / 256
     assert [(row["who"], row["successes"]) for row in result["raters"]] == [("Ann", 4), ("Bo", 3)]
     assert [row["who"] for row in result["sources"]] == (["human", "machine"] if mode == ("--tell",) else [])
     rows = list(csv.DictReader((out / "ratings.csv").read_text().splitlines()))
-    assert len(rows) == 12 and sum(int(row["counts"]) * int(row["success"]) for row in rows) == 7
+    assert len(rows) == 12
+    assert sum(int(row["counts"]) * int(row["success"]) for row in rows) == 7
     table = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
-    assert table[0]["who"] == "all raters" and float(table[0]["rate"]) == 7 / 8
+    assert table[0]["who"] == "all raters"
+    assert float(table[0]["rate"]) == 7 / 8
 
 
 def test_guessing_is_chance_whatever_the_sides(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -266,7 +274,8 @@ def test_guessing_is_chance_whatever_the_sides(folders: tuple[Path, Path], tmp_p
     out = tmp_path / "test"
     make(folders, out)
     result = score(out, write(tmp_path, answers(out, "Ann", lambda item, number: "A"), "ann"))
-    assert result["pooled"]["rate"] == 0.5 and result["pooled"]["p_two_sided"] == 1
+    assert result["pooled"]["rate"] == 0.5
+    assert result["pooled"]["p_two_sided"] == 1
 
 
 def test_raters_who_do_not_listen_are_left_out_only_on_request(
@@ -280,7 +289,8 @@ def test_raters_who_do_not_listen_are_left_out_only_on_request(
     assert score(out, *files)["pooled"]["rate"] == 0.5
     assert "Deaf missed 2 of 2 attention items." in capsys.readouterr().out
     result = score(out, *files, "--most-missed", "1")
-    assert result["pooled"]["rate"] == 1 and result["left_out"] == ["Deaf"]
+    assert result["pooled"]["rate"] == 1
+    assert result["left_out"] == ["Deaf"]
     assert "Deaf missed 2 of 2 attention items: left out." in capsys.readouterr().out
     with pytest.raises(ValueError, match="nobody is left"):
         score(out, files[1], "--most-missed", "0")

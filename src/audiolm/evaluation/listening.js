@@ -71,7 +71,7 @@ function next() {
   shown = { index, sounds: [], last: null, chosen: null, since: performance.now() };
   shown.sounds = test.sounds[index].map(sound);
   shown.buttons = test.codes.map((code, side) =>
-    make("button", { type: "button", onclick: () => choose(side) }, test.labels[side], make("kbd", {}, test.labels[side][0])));
+    make("button", { type: "button", onclick: () => choose(side) }, test.labels[side], make("kbd", {}, test.keys[side])));
   shown.next = make("button", { type: "button", className: "main", onclick: confirmed }, "Next", make("kbd", {}, "Enter"));
   shown.hint = make("span", { className: "soft" });
   shown.hint.setAttribute("aria-live", "polite");
@@ -130,8 +130,7 @@ function finish() {
 
 document.addEventListener("keydown", (event) => {
   if (!shown || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const letter = event.key.toUpperCase();
-  const choice = test.labels.findIndex((label) => label[0] === letter);
+  const choice = test.keys.indexOf(event.key.toUpperCase());
   if (event.key === " ") {
     const unheard = shown.sounds.findIndex((one) => !one.heard);
     const playing = shown.sounds.findIndex((one) => !one.audio.paused);

@@ -18,6 +18,11 @@ QUESTIONS: dict[Kind, str] = {
     "which-is-human": "Which of the two is the human?",
     "preference": "Which of the two do you prefer?",
 }
+LABELS: dict[Kind, tuple[str, str]] = {
+    "human-or-machine": ("Human", "Machine"),
+    "which-is-human": ("A is human", "B is human"),
+    "preference": ("I prefer A", "I prefer B"),
+}
 
 
 def listening_page(
@@ -38,7 +43,7 @@ def listening_page(
     single = kind == SINGLE
     codes = ("human", "machine") if single else ("A", "B")
     about: dict[str, Any] = {"digest": DIGEST_PLACE, "question": question, "trials": trials, "codes": codes}
-    about["labels"] = ("Human", "Machine") if single else ("A", "B")
+    about["labels"], about["keys"] = LABELS[kind], [code[0].upper() for code in codes]
     about["sounds"] = sounds
     own = files("audiolm.evaluation")
     head = join(
@@ -73,7 +78,8 @@ def _welcome(kind: Kind, question: str, *, items: int, trials: int, attention: b
         "When all are done, the page gives you a file with your answers: send that file to whoever gave you this page.",
     ]
     if trials:
-        steps.insert(1, f"The first {trials} {'is' if trials == 1 else 'are'} for trying out and will not be counted.")
+        first = "The first is" if trials == 1 else f"The first {trials} are"
+        steps.insert(1, f"{first} for trying out and will not be counted.")
     if attention:
         steps.insert(
             -1, f"A few have three beeps in them: then choose {_without_beeps(single)}, whatever else you hear."
