@@ -135,16 +135,19 @@ def _score(options: argparse.Namespace) -> None:
 
 def _print(scores: "Scores", key: "Key") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from audiolm.evaluation.listening_score import NOTE
 
-    success = f"preferred {key.names[0]}" if key.kind == "preference" else "right"
-    table = Table(title=f"Listening test: {key.kind}, {len(scores.raters)} raters")
+    success = f"preferred {escape(key.names[0])}" if key.kind == "preference" else "right"
+    raters = f"{len(scores.raters)} rater{'s' * (len(scores.raters) != 1)}"
+    table = Table(title=f"Listening test: {key.kind}, {raters}")
     for heading in ("", "ratings", success, "rate", "95 % interval", "p, one-sided", "p, two-sided"):
         table.add_column(heading, justify="right" if heading else "left")
-    for row in (scores.pooled, *scores.sources, *scores.raters):
-        table.add_row(*_cells(row), end_section=row in (scores.pooled, (scores.sources or [None])[-1]))
+    for section in ([scores.pooled], scores.sources, scores.raters):
+        for row in section:
+            table.add_row(*_cells(row), end_section=row is section[-1])
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for rater, count in scores.missed.items():
         if count:
