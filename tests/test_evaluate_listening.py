@@ -22,8 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_codec
 
+from audiolm.audio import read_audio
 from audiolm.evaluation.binomial import clopper_pearson, p_at_least, p_two_sided
 from audiolm.evaluation.listening_key import read_key
+from audiolm.evaluation.listening_make import make_listening_test
 from audiolm.evaluation.listening_page import DIGEST_PLACE
 from audiolm.evaluation.listening_plan import Kind, Request, plan_items
 from audiolm.evaluation.listening_sounds import equalised, level_db, read_sound, with_beeps
@@ -214,6 +216,20 @@ def test_originals_pass_through_the_codec_from_their_beginning(folders: tuple[Pa
     passed = codec.decode(codec.encode(whole[None]))[0, 1600:17600]
     assert heard.shape == (rate,)
     assert torch.allclose(heard[:15000], (passed - passed.mean())[:15000], atol=1e-3)  # its end sees another resampling
+
+
+def test_only_originals_pass_through_the_codec(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Both folders hold the same noise; what the codec did to the human side is heard in its half of the items alone."""
+    codec, out = tiny_codec(), tmp_path / "test"
+    request = Request("which-is-human", ("human", "machine"), seed=0)
+    make_listening_test((folders[1], folders[0]), out, request, seconds=1.0, codec=codec)
+    _, test = the_page(out)
+    for item, sounds in zip(read_key(out / "key.json").items, test["sounds"], strict=True):
+        for (source, name), sound in zip(item.sides, sounds, strict=True):
+            audio, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+            raw = read_audio(folders[0] / f"{name}.wav", sample_rate_hz=rate)[: len(audio)].numpy()
+            likeness = np.corrcoef(audio[rate // 10 : -rate // 10], raw[rate // 10 : -rate // 10])[0, 1]
+            assert (likeness > 0.99) == (source == "machine")
 
 
 def answers(out: Path, rater: str, choose: Callable[[Any, int], str]) -> dict[str, Any]:
