@@ -2,9 +2,10 @@
 
 import random
 import re
+from functools import partial
 
 VOWELS = "aeiouy"
-DETERMINERS = frozenset("the my her his every".split())
+DETERMINERS = frozenset(["the", "my", "her", "his", "every"])
 SHORTEST_WORD_LETTERS = 5  # shorter ones turn into other words
 
 
@@ -20,22 +21,22 @@ def non_words(word: str) -> list[str]:
 
 
 def scrambled(words: list[str], draw: random.Random) -> list[str]:
-    """The same words in an order that leaves none where it was, as far as that can be; never the given order.
+    """The same words in another order: of fifty drawn ones, that with the fewest words where they were.
 
     Raises:
         ValueError: if all words are equal, or there is one only.
     """
     if len(set(words)) < 2:
         raise ValueError(f"{words} have one order only: give a sentence of different words")
-    return max((draw.sample(words, len(words)) for _ in range(50)), key=lambda order: _moved(words, order))
+    while (order := min((draw.sample(words, len(words)) for _ in range(50)), key=partial(_unmoved, words))) == words:
+        pass
+    return order
 
 
 def determiner_last(words: list[str], draw: random.Random) -> list[str] | None:
     """The same words, one determiner behind the word it belongs to ("letter the"); None where there is no determiner."""
     places = [
-        place
-        for place, word in enumerate(words[:-1])
-        if word in DETERMINERS and words[place + 1] not in DETERMINERS
+        place for place, word in enumerate(words[:-1]) if word in DETERMINERS and words[place + 1] not in DETERMINERS
     ]
     if not places:
         return None
@@ -48,5 +49,5 @@ def plain_words(text: str) -> list[str]:
     return re.findall(r"[a-z']+", text.lower())
 
 
-def _moved(words: list[str], order: list[str]) -> int:
-    return sum(a != b for a, b in zip(words, order, strict=True))
+def _unmoved(words: list[str], order: list[str]) -> int:
+    return sum(a == b for a, b in zip(words, order, strict=True))

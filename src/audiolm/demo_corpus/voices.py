@@ -4,7 +4,7 @@ import ctypes
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,11 +151,11 @@ def phonemes(texts: Sequence[str], *, accent: str = "en-us") -> list[list[str]]:
         _unload(library)
 
 
-def _phonemes(translate: "ctypes._CFunctionType", text: str) -> list[str]:
+def _phonemes(translate: Callable[..., bytes], text: str) -> list[str]:
     rest = ctypes.c_char_p(text.encode())
     found: list[str] = []
     while rest.value:  # a clause at a time
-        clause: bytes = translate(ctypes.byref(rest), _CHARS_UTF8, ord(" ") << 8)  # names between spaces
+        clause = translate(ctypes.byref(rest), _CHARS_UTF8, ord(" ") << 8)  # names between spaces
         found += [name for part in clause.decode().split() if (name := part.strip("',%=_:|"))]
     return found
 

@@ -78,11 +78,12 @@ def write_demo_zerospeech(
     """
     out, counts = Path(out), _word_counts(Path(corpus))
     if words < 1 or sentences < 1 or seed < 0:
-        raise DemoCorpusError(f"words, sentences must be at least 1, seed 0: got {words}, {sentences}, {seed}")
-    settings = {"version": _VERSION, "words": words, "sentences": sentences, "seed": seed}
-    settings["corpus_words"] = sorted(counts.items())
+        raise DemoCorpusError(
+            f"words and sentences must be at least 1, seed at least 0; got {words}, {sentences} and {seed}"
+        )
+    settings = {"version": _VERSION, "words": words, "sentences": sentences, "seed": seed, "corpus_words": dict(counts)}
     said = f"{words} pairs of words and {sentences} of sentences, each in {VOICES} voices, in {out}"
-    if _complete(out, json.loads(json.dumps(settings))):
+    if _complete(out, settings):
         return f"{said} (already there)"
     remove_leftovers(out)
     draw = random.Random(f"demo zerospeech {seed}")
@@ -92,7 +93,9 @@ def write_demo_zerospeech(
         with atomic_path(out) as folder:
             for task in _COLUMNS:
                 (folder / task / "dev").mkdir(parents=True)
-                rows = [{"filename": stem} | item.row for stem, item in zip(stems, spoken, strict=True) if item.task == task]
+                rows = [
+                    {"filename": stem} | item.row for stem, item in zip(stems, spoken, strict=True) if item.task == task
+                ]
                 _write_gold(folder / task / "dev" / "gold.csv", _COLUMNS[task], rows)
             with ThreadPoolExecutor(workers or os.cpu_count() or 1) as executor:
                 write = partial(_write_recording, folder, demo_voices(MOST_TRAINING_VOICES + VOICES)[-VOICES:])

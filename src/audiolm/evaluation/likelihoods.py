@@ -152,9 +152,7 @@ def read_likelihoods(path: Path) -> dict[str, Likelihood]:
             if row.file in rows or row.tokens < 1 or not math.isfinite(row.log_likelihood):
                 raise ValueError
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"line {number} of {path} cannot be read: it was edited or damaged; {AGAIN}"
-            ) from error
+            raise ValueError(f"line {number} of {path} cannot be read: it was edited or damaged; {AGAIN}") from error
         rows[row.file] = row
     return rows
 

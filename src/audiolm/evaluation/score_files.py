@@ -10,9 +10,7 @@ from audiolm.files import atomic_path
 def write_score_file(path: Path, scores: Mapping[str, float]) -> None:
     """Write scores by stem, sorted; floats keep every digit, so that ties stay ties."""
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            "".join(f"{stem} {score!r}\n" for stem, score in sorted(scores.items())), encoding="utf-8"
-        )
+        temporary.write_text("".join(f"{stem} {score!r}\n" for stem, score in sorted(scores.items())), encoding="utf-8")
 
 
 def read_score_file(path: Path, *, stems: Collection[str]) -> dict[str, float]:

@@ -122,7 +122,10 @@ def _by(by: str, scored: Sequence[PairScore], *, key: Callable[[PairScore], int 
     for row in scored:
         if (value := key(row)) is not None:
             groups.setdefault(value, []).append(row)
-    return [_accuracy(by, str(value), groups[value]) for value in sorted(groups, key=lambda value: (str(type(value)), value))]
+    return [
+        _accuracy(by, str(value), groups[value])
+        for value in sorted(groups, key=lambda value: (str(type(value)), value))
+    ]
 
 
 def _accuracy(by: str, group: str, scored: Sequence[PairScore]) -> Accuracy:

@@ -43,7 +43,7 @@ def read_gold(path: Path, task: Task) -> list[Row]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: naming the line, for columns or cells that are missing, stems that are empty or there twice, numbers
+        ValueError: naming the row (the header is row 1), for columns or cells that are missing, stems that are empty or there twice, numbers
             that are none, or `correct` other than 0 and 1.
     """
     if not path.exists():
@@ -59,8 +59,8 @@ def read_gold(path: Path, task: Task) -> list[Row]:
     return rows
 
 
-def _rows(lines: "csv._reader", path: Path, task: Task) -> Iterator[Row]:
-    header = next(lines, [])
+def _rows(lines: Iterator[list[str]], path: Path, task: Task) -> Iterator[Row]:
+    header: list[str] = next(lines, [])
     missing = [name for name in COLUMNS[task] if name not in header]
     if missing:
         raise ValueError(
@@ -68,18 +68,18 @@ def _rows(lines: "csv._reader", path: Path, task: Task) -> Iterator[Row]:
             f"ZeroSpeech 2021 has {', '.join(COLUMNS[task])}."
         )
     seen: dict[str, int] = {}
-    for cells in lines:
+    for number, cells in enumerate(lines, start=2):
         if not cells:
             continue
-        where = f"line {lines.line_num} of {path}"
+        where = f"row {number} of {path}"
         if len(cells) != len(header):
             raise ValueError(f"{where} has {len(cells)} cells, the header {len(header)}: it was cut off or edited")
         row = dict(zip(header, cells, strict=True))
         stem = row["filename"]
         if not stem or stem in seen:
-            first = f"is that of line {seen[stem]} too" if stem else "is empty"
+            first = f"is that of row {seen[stem]} too" if stem else "is empty"
             raise ValueError(f"{where}: the filename {stem!r} {first}. Every recording has one row.")
-        seen[stem] = lines.line_num
+        seen[stem] = number
         if row["correct"] not in ("0", "1"):
             raise ValueError(f"{where}: correct must be 0 or 1, got {row['correct']!r}")
         _whole_number(row["id"], name="id", where=where)
