@@ -43,8 +43,8 @@ def read_gold(path: Path, task: Task) -> list[Row]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: naming the row (the header is row 1), for columns or cells that are missing, stems that are empty or there twice, numbers
-            that are none, or `correct` other than 0 and 1.
+        ValueError: naming the row (the header is row 1), for columns or cells that are missing, stems that are empty or
+            there twice, numbers that are none, or `correct` other than 0 and 1.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: it says which recordings are pairs. Copy the whole set again.")
