@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--codec-only", action="store_true", help="of the codec: training, evaluation, codebook use")
     results.add_argument("--pictures", type=Path, help="with --codec-only: folder for SVGs of its training")
 
-    add_evaluate(commands.add_parser("evaluate", help="measure a part: codec, abx", description="Measure a part."))
+    add_evaluate(
+        commands.add_parser("evaluate", help="measure a part: codec, abx, swuggy, …", description="Measure a part.")
+    )
 
     chain = add(
         "chain",
