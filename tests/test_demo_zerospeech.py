@@ -113,8 +113,8 @@ def test_sentences_hold_the_same_words_on_both_sides(demo: Path) -> None:
         assert Counter(pair.right_text.split()) == Counter(pair.wrong_text.split())
         assert pair.right_text != pair.wrong_text
         assert set(pair.right_text.split()) <= REAL
-    assert {pair.id[1] for pair in pairs} == {"all_words", "determiner"}
-    assert all(DETERMINERS & set(pair.right_text.split()) for pair in pairs if pair.id[1] == "determiner")
+    assert {pair.type for pair in pairs} == {"scrambled", "determiner"}
+    assert all(DETERMINERS & set(pair.right_text.split()) for pair in pairs if pair.type == "determiner")
 
 
 def test_reference_order_pairs_the_nth_right_row_with_the_nth_wrong_one(demo: Path) -> None:

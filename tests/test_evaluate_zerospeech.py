@@ -298,6 +298,10 @@ def test_names_differ_by_case(data: Path) -> None:
 def test_folders_and_gold_files_that_are_not_there_are_named(data: Path) -> None:
     with pytest.raises(FileNotFoundError, match="demo-zerospeech"):
         zerospeech_set(data / "nowhere", "lexical")
+    (data / "lexical" / "dev" / "ab.wav").rename(data / "lexical" / "dev" / "a b.wav")
+    with pytest.raises(ValueError, match="a b.wav has a space in its name"):
+        zerospeech_set(data, "lexical")
+    (data / "lexical" / "dev" / "a b.wav").rename(data / "lexical" / "dev" / "ab.wav")
     (data / "lexical" / "dev" / "gold.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"gold.csv is not there"):
         zerospeech_set(data, "lexical")

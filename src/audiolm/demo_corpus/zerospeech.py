@@ -24,6 +24,7 @@ VOICES = 4
 MOST_TRAINING_VOICES = 206  # the four voices are those behind them
 RMS = 10 ** (-23 / 20)  # of full scale: one loudness for all, which tells nothing
 LONGEST_SENTENCE_WORDS = 9
+TYPES = (("scrambled", "all_words"), ("determiner", "behind_its_word"))  # sentences take turns
 
 _SETTINGS = "demo-zerospeech.json"
 _VERSION = 1  # of everything that decides the bytes
@@ -57,7 +58,7 @@ def write_demo_zerospeech(
 
     Words are those of the demo corpus's grammar; each non-word is its word with two vowels, or two consonants, exchanged, and
     sounds like no word of the grammar. Sentences are new ones from the grammar, without punctuation; the wrong ones hold the
-    same words, all in another order (subtype `all_words`) or with a determiner behind its noun (`determiner`). The voices are
+    same words, all in another order (type `scrambled`) or with a determiner behind its neighbour (`determiner`). The voices are
     the last of the demo voices: no demo corpus of up to 206 voices has them, though it may have their throats with another
     accent. The same settings give the same bytes. The folder appears when it is complete; a complete one is left alone.
 
@@ -165,12 +166,12 @@ def _sentence_pairs(count: int, draw: random.Random) -> list[_Spoken]:
     seen: set[str] = set()
     while len(seen) < count:
         right = plain_words(sentence(draw))
-        subtype = ("all_words", "determiner")[len(seen) % 2]
-        wrong = scrambled(right, draw) if subtype == "all_words" else determiner_last(right, draw)
+        type_, subtype = TYPES[len(seen) % 2]
+        wrong = scrambled(right, draw) if type_ == "scrambled" else determiner_last(right, draw)
         if wrong is None or len(right) > LONGEST_SENTENCE_WORDS or " ".join(right) in seen:
             continue
         for voice in range(VOICES):
-            shared = {"id": len(seen) // 2, "voice": f"demo{voice}", "type": "word_order", "subtype": subtype}
+            shared = {"id": len(seen) // 2, "voice": f"demo{voice}", "type": type_, "subtype": subtype}
             for words, correct in ((right, 1), (wrong, 0)):
                 row = {**shared, "transcription": " ".join(words), "correct": correct}
                 recordings.append(_Spoken("syntactic", " ".join(words), voice, row))

@@ -163,6 +163,11 @@ def _recordings(folder: Path) -> dict[str, Path]:
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".wav")
     if not paths:
         raise ValueError(f"there is no .wav in {folder}: the set was unpacked in part, or lies elsewhere")
+    spaced = next((path for path in paths if path.stem.split() != [path.stem]), None)
+    if spaced:
+        raise ValueError(
+            f"{spaced} has a space in its name, which separates names from scores in score files: rename it"
+        )
     return {path.stem: path for path in paths}
 
 
