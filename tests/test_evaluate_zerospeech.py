@@ -147,6 +147,22 @@ def test_sentences_are_reported_by_type_and_may_hold_commas(evaluate: Callable[.
     assert types == [("agreement", "1", ""), ("order", "1", "")]
 
 
+def test_a_score_file_is_scored_as_the_generator_that_wrote_it(evaluate: Callable[..., Path], data: Path) -> None:
+    ours = evaluate("swuggy", out="ours")
+    scores = ours / "summed" / "lexical" / "dev.txt"
+    verb = ["evaluate", "swuggy", "--data", str(data), "--scores", str(scores), "--out"]
+    run_verb([*verb, str(data.parent / "given")])
+    assert contents(data.parent / "given" / "given") == contents(ours / "summed")
+    summed = [row for row in table(ours / "summary.csv") if row["normalisation"] == "summed"]
+    given = table(data.parent / "given" / "summary.csv")
+    assert [row | {"normalisation": ""} for row in given] == [row | {"normalisation": ""} for row in summed]
+    with pytest.raises(ValueError, match="results of a generator"):
+        run_verb([*verb, str(ours)])
+    (data.parent / "bad.txt").write_text("Aa -1\n")
+    with pytest.raises(ValueError, match="5 of 6 are missing"):
+        run_verb([*verb[:4], "--scores", str(data.parent / "bad.txt"), "--out", str(data.parent / "bad")])
+
+
 def test_the_dataset_folder_is_found_and_the_test_set_needs_no_gold_file(
     evaluate: Callable[..., Path], data: Path
 ) -> None:

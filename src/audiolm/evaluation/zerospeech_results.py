@@ -14,11 +14,12 @@ from audiolm.files import atomic_path, write_json
 NORMALISATIONS = {
     "summed": "log likelihood in nats, summed over the units",
     "per_token": "divided by the number of units, as the paper does",
+    "given": "scores as a file gives them",
 }
 NOTE = (
-    "Units without repeats, scored by the semantic stage; the end token is not scored. A pair counts 1 if the right recording "
-    "is likelier, 0.5 if both are equally likely, else 0; means over voices, then over pairs; chance is 0.5. Published figures "
-    "(AudioLM, figure 3) are length-normalised, on the dev sets."
+    "A pair counts 1 if the right recording is likelier, 0.5 if both are equally likely, else 0; means over voices, then over "
+    "pairs; chance is 0.5. Our log likelihoods are the semantic stage's, of units without repeats and without the end token. "
+    "Published figures (AudioLM, figure 3) are length-normalised, on the dev sets."
 )
 
 
@@ -31,27 +32,32 @@ class Normalised:
     accuracies: list[Accuracy]
 
 
-def normalised_scores(rows: Mapping[str, Likelihood], normalisation: str) -> dict[str, float]:
-    """The scores by stem, by one of NORMALISATIONS."""
-    if normalisation == "summed":
-        return {stem: row.log_likelihood for stem, row in rows.items()}
-    return {stem: row.log_likelihood / row.tokens for stem, row in rows.items()}
+def normalised_scores(rows: Mapping[str, Likelihood]) -> dict[str, dict[str, float]]:
+    """The scores by stem, both ways."""
+    return {
+        "summed": {stem: row.log_likelihood for stem, row in rows.items()},
+        "per_token": {stem: row.log_likelihood / row.tokens for stem, row in rows.items()},
+    }
 
 
 def write_zerospeech(
-    out: Path, data: PairSet, rows: Mapping[str, Likelihood], *, about: Mapping[str, Any]
+    out: Path, data: PairSet, normalised: Mapping[str, Mapping[str, float]], *, about: Mapping[str, Any]
 ) -> list[Normalised]:
-    """Score the pairs both ways, and write a folder of results.
+    """Score the pairs, and write a folder of results.
 
-    `summary.json` and `summary.csv` have every mean. Of a set in the official layout, `summed` and `per_token` are what the
-    official scorer takes and gives: `<task>/<set>.txt`, and, where there is a gold file, `scores/score_<task>_<set>_by_….csv`.
+    `summary.json` and `summary.csv` have every mean. Of a set in the official layout, a folder for each normalisation has what
+    the official scorer takes and gives: `<task>/<set>.txt`, and, where there is a gold file,
+    `scores/score_<task>_<set>_by_….csv`.
+
+    Args:
+        normalised: scores by stem, by normalisation: `normalised_scores`, or {"given": scores of any model}.
+        about: what the scores were made of, plain values.
 
     Returns:
         The results by normalisation; none where the gold file is not public.
     """
     results = []
-    for normalisation in NORMALISATIONS:
-        scores = normalised_scores(rows, normalisation)
+    for normalisation, scores in normalised.items():
         if data.official:
             write_score_file(out / normalisation / data.task / f"{data.name}.txt", scores)
         if data.pairs:
@@ -66,7 +72,12 @@ def write_zerospeech(
         for row in result.accuracies
     ]
     settings = {**about, "task": data.task, "set": data.name, "voices": len({pair.voice for pair in data.pairs})}
-    content = {"rows": summary, "normalisations": NORMALISATIONS, "note": NOTE, "settings": settings}
+    content = {
+        "rows": summary,
+        "normalisations": {name: NORMALISATIONS[name] for name in normalised},
+        "note": NOTE,
+        "settings": settings,
+    }
     write_json(out / "summary.json", content)
     columns = ("normalisation", "by", "group", "n", "score", "std", "standard_error")
     _write_table(out / "summary.csv", columns, (list(row.values()) for row in summary))
