@@ -33,6 +33,7 @@ ON_TOP = {
     "evaluate_abx",
     "evaluate_layers",
     "evaluate_listening",
+    "evaluate_zerospeech",
     "cli",
     "chain",
     "install",

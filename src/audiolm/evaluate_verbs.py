@@ -10,6 +10,7 @@ from audiolm.evaluate_abx import add_abx
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_listening import add_listening
 from audiolm.evaluate_units import add_units
+from audiolm.evaluate_zerospeech import add_zerospeech
 from audiolm.manifest import SPLITS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_abx(commands)
     add_layers(commands)
     add_listening(commands)
+    add_zerospeech(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

@@ -41,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seconds-per-voice", type=float, default=60.0)
     demo.add_argument("--seed", type=int, default=0)
 
+    zerospeech = add("demo-zerospeech", _demo_zerospeech, "write a small sWUGGY and sBLIMP of the demo corpus's words")
+    zerospeech.add_argument("--out", type=Path, required=True, help="folder of the set, in ZeroSpeech 2021's layout")
+    zerospeech.add_argument(
+        "--corpus", type=Path, default=Path("checkpoints/demo-corpus"), help="whose words are counted: a demo corpus"
+    )
+    zerospeech.add_argument("--words", type=int, default=100, help="pairs of a word and a non-word")
+    zerospeech.add_argument("--sentences", type=int, default=100, help="pairs of sentences")
+    zerospeech.add_argument("--seed", type=int, default=0)
+
     prepare = add("prepare", _prepare, "list a corpus: utterances, speakers, splits -> manifest.jsonl")
     prepare.add_argument(
         "--data", type=Path, required=True, help="Libri-Light or LibriSpeech tree, or a folder of audio"
@@ -93,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--codec-only", action="store_true", help="of the codec: training, evaluation, codebook use")
     results.add_argument("--pictures", type=Path, help="with --codec-only: folder for SVGs of its training")
 
-    add_evaluate(commands.add_parser("evaluate", help="measure a part: codec, abx", description="Measure a part."))
+    add_evaluate(
+        commands.add_parser("evaluate", help="measure a part: codec, abx, swuggy, …", description="Measure a part.")
+    )
 
     chain = add(
         "chain",
@@ -152,6 +163,21 @@ def _demo_corpus(options: argparse.Namespace) -> None:
             progress=progress,
         )
     print(report)
+
+
+def _demo_zerospeech(options: argparse.Namespace) -> None:
+    from audiolm.demo_corpus import write_demo_zerospeech
+
+    with only_one(options.out, what="audiolm demo-zerospeech"), _progress("demo zerospeech") as progress:
+        said = write_demo_zerospeech(
+            options.out,
+            corpus=options.corpus,
+            words=options.words,
+            sentences=options.sentences,
+            seed=options.seed,
+            progress=progress,
+        )
+    print(said)
 
 
 def _prepare(options: argparse.Namespace) -> None:

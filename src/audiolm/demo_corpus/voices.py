@@ -4,6 +4,7 @@ import ctypes
 import random
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +130,34 @@ def synthesize(text: str, voice: Voice, *, seed: int = 0) -> tuple[Tensor, int]:
     if not audio.any():
         raise VoiceError(f"espeak-ng made no sound of {text!r}")
     return audio, sample_rate_hz
+
+
+def phonemes(texts: Sequence[str], *, accent: str = "en-us") -> list[list[str]]:
+    """How espeak-ng would speak each text: its own names of phonemes, with stress marks left out.
+
+    Raises:
+        VoiceError: if there is no such accent, or the library cannot be loaded.
+    """
+    library = _private_library()
+    try:
+        library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, str(espeakng_loader.get_data_path()).encode(), 0)
+        if library.espeak_SetVoiceByName(accent.encode()) != 0:
+            raise VoiceError(f"espeak-ng does not know the accent {accent!r}")
+        translate = library.espeak_TextToPhonemes
+        translate.restype = ctypes.c_char_p
+        return [_phonemes(translate, text) for text in texts]
+    finally:
+        library.espeak_Terminate()
+        _unload(library)
+
+
+def _phonemes(translate: Callable[..., bytes], text: str) -> list[str]:
+    rest = ctypes.c_char_p(text.encode())
+    found: list[str] = []
+    while rest.value:  # a clause at a time
+        clause = translate(ctypes.byref(rest), _CHARS_UTF8, ord(" ") << 8)  # names between spaces
+        found += [name for part in clause.decode().split() if (name := part.strip("',%=_:|"))]
+    return found
 
 
 def _private_library() -> ctypes.CDLL:
