@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from audiolm.evaluate_abx import add_abx
 from audiolm.evaluate_layers import add_layers
+from audiolm.evaluate_prosody import add_prosody
 from audiolm.evaluate_units import add_units
 from audiolm.manifest import SPLITS
 
@@ -41,6 +42,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_units(commands)
     add_abx(commands)
     add_layers(commands)
+    add_prosody(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:
