@@ -22,15 +22,19 @@ def add_prosody(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     prosody = commands.add_parser("prosody", help=help, description=help)
     prosody.set_defaults(run=_prosody)
-    prosody.add_argument("--music", action="store_true", help="chroma, key, onsets and tempo instead of F0 and syllables")
+    prosody.add_argument(
+        "--music", action="store_true", help="chroma, key, onsets and tempo instead of F0 and syllables"
+    )
     _add_common(prosody, "prosody")
     help = (
-        "entropy, distinct n-grams and self-BLEU of the units of continuations, beside real recordings -> files.csv, pooled.json, "
-        "diversity.svg"
+        "entropy, distinct n-grams and self-BLEU of the units of continuations, beside real recordings -> "
+        "files.csv, pooled.json, diversity.svg"
     )
     diversity = commands.add_parser("diversity", help=help, description=help)
     diversity.set_defaults(run=_diversity)
-    diversity.add_argument("--tokenizer", type=Path, help="a tokenizer's checkpoint; by default ROOT/tokenizer/best.ckpt")
+    diversity.add_argument(
+        "--tokenizer", type=Path, help="a tokenizer's checkpoint; by default ROOT/tokenizer/best.ckpt"
+    )
     diversity.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     _add_common(diversity, "diversity")
 
@@ -63,9 +67,7 @@ def _prosody(options: argparse.Namespace) -> None:
     generated, real = _passages(options)
     out = options.out or options.root / "evaluation" / "prosody"
     with _progress("evaluate prosody") as progress:
-        table = measure_prosody(
-            generated, real, out, music=options.music, about=_about(options), progress=progress
-        )
+        table = measure_prosody(generated, real, out, music=options.music, about=_about(options), progress=progress)
     names = titles(music=options.music)
     _print_table(table.pooled, names, title=f"{len(generated)} continuations, {len(real)} stretches of real recordings")
     for name, value in table.frechet.items():
@@ -112,7 +114,12 @@ def _passages(options: argparse.Namespace) -> "tuple[list[Passage], list[Passage
     from audiolm.evaluation.clips import folder_clips, split_clips, spread
     from audiolm.evaluation.passages import SHORTEST_SECONDS, continuations, real_passages
 
-    for name, least in (("limit", 1), ("places", 1), ("before_seconds", SHORTEST_SECONDS), ("after_seconds", SHORTEST_SECONDS)):
+    for name, least in (
+        ("limit", 1),
+        ("places", 1),
+        ("before_seconds", SHORTEST_SECONDS),
+        ("after_seconds", SHORTEST_SECONDS),
+    ):
         value = getattr(options, name)
         if value is not None and not least <= value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -125,8 +132,8 @@ def _passages(options: argparse.Namespace) -> "tuple[list[Passage], list[Passage
     manifest = options.root / "manifest.jsonl"
     if options.data is None and not manifest.exists():
         raise FileNotFoundError(
-            f"{manifest} is not there, whose {options.split} split continuations are compared with: run `audiolm prepare`, name a "
-            "folder of real recordings with --data, or say --without-real"
+            f"{manifest} is not there, whose {options.split} split continuations are compared with: run `audiolm prepare`, name "
+            "a folder of real recordings with --data, or say --without-real"
         )
     clips = folder_clips(options.data) if options.data else split_clips(manifest, options.split)
     real, too_short = real_passages(clips, generated, places=options.places, seed=options.seed)

@@ -37,7 +37,9 @@ def chroma(audio: NDArray[np.float32], *, sample_rate_hz: int) -> NDArray[np.flo
     """
     window = round(WINDOW_SECONDS * sample_rate_hz)
     if len(audio) < window:
-        raise ValueError(f"chroma needs at least {WINDOW_SECONDS:g} s of audio, got {len(audio) / sample_rate_hz:.3f} s")
+        raise ValueError(
+            f"chroma needs at least {WINDOW_SECONDS:g} s of audio, got {len(audio) / sample_rate_hz:.3f} s"
+        )
     frames = np.lib.stride_tricks.sliding_window_view(audio, window)[:: window // 4] * np.hanning(window)
     magnitude = np.abs(np.fft.rfft(frames, 2 * window))
     hz = np.fft.rfftfreq(2 * window, 1 / sample_rate_hz)

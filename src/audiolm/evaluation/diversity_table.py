@@ -26,9 +26,9 @@ TITLES = {
     "self_bleu_same_prompt": "self-BLEU of the same prompt",
 }
 NOTE = (
-    "Units of what follows the seam, found again in the audio by the tokenizer, repeats removed. Means over files with their standard "
-    "error; `whole` counts over all files together. Entropy and distinct shares depend on the number of units: compare equal "
-    "numbers of equally long files. Self-BLEU: n-grams of 1 to 4 units, not smoothed; a file against all others of other prompts "
+    "Units of what follows the seam, found again in the audio by the tokenizer, repeats removed. Means over files with their "
+    "standard error; `whole` counts over all files together. Entropy and distinct shares depend on the number of units: compare "
+    "equal numbers of equally long files. Self-BLEU: n-grams of 1 to 4 units, not smoothed; a file against all others of other prompts "
     "(real recordings: other recordings), or against all others of its own prompt. Files are not independent in it, so "
     "its standard error is too small. Lower self-BLEU is more varied; noise has none: compare with real recordings."
 )
@@ -77,9 +77,7 @@ def measure_diversity(
         if group:
             whole |= _whole(kind, [units[p.kind, p.id] for p in group])
     result = DiversityTable(pool(rows, list(TITLES)), whole)
-    write_results(
-        out, result.pooled, titles=TITLES, whole=whole, about=about, note=NOTE, picture="diversity.svg"
-    )
+    write_results(out, result.pooled, titles=TITLES, whole=whole, about=about, note=NOTE, picture="diversity.svg")
     return result
 
 

@@ -23,7 +23,7 @@ class Gaussian:
 
 
 def log_mel_frames(audio: NDArray[np.float32], *, sample_rate_hz: int) -> NDArray[np.float64]:
-    """(frames, 64): natural logarithms of magnitude mel spectra, windows of 1024 samples, a quarter apart, all inside the audio."""
+    """(frames, 64): natural logarithms of magnitude mel spectra; windows of 1024 samples, a quarter apart, inside the audio."""
     if len(audio) < MEL_WINDOW:
         return np.zeros((0, MEL_BINS))
     wave = torch.from_numpy(np.ascontiguousarray(audio))[None]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from audiolm.audio import AudioError, audio_info, read_audio
 from audiolm.evaluation.clips import Clip, spread
-from audiolm.files import read_json
+from audiolm.files import read_json, require_inside
 
 Kind = Literal["continuation", "real"]
 MADE_BY = "`lightning predict -c stages/generate.yaml`"
@@ -78,7 +78,8 @@ def continuations(folders: Sequence[Path]) -> list[Passage]:
     """
     if len({folder.resolve() for folder in folders}) != len(folders):
         raise ValueError(f"a folder is named twice among {', '.join(map(str, folders))}: its audio would count twice")
-    found, made: list[Passage] = [], {}
+    found: list[Passage] = []
+    made: dict[str, Path] = {}
     for number, folder in enumerate(folders, start=1):
         prefix = f"{number}:" if len(folders) > 1 else ""
         for name, path, row in _described(folder):
@@ -148,8 +149,7 @@ def _described(folder: Path) -> list[tuple[str, Path, Mapping[str, Any]]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}. {MADE_BY} or `audiolm samples` writes one.")
     if (folder / "samples.json").is_file():
-        items = _object(folder / "samples.json").get("items") or []
-        return [(item["continuation"], folder / item["continuation"], item) for item in items]
+        return _of_samples(folder)
     paths = sorted(folder.rglob("*.wav.json"))
     if not paths:
         raise FileNotFoundError(
@@ -158,6 +158,15 @@ def _described(folder: Path) -> list[tuple[str, Path, Mapping[str, Any]]]:
         )
     rows = ((path.with_name(path.name.removesuffix(".json")), _object(path)) for path in paths)
     return [(str(audio.relative_to(folder)), audio, row) for audio, row in rows]
+
+
+def _of_samples(folder: Path) -> list[tuple[str, Path, Mapping[str, Any]]]:
+    items = _object(folder / "samples.json").get("items")
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise ValueError(f"{folder / 'samples.json'} lists no continuation: `audiolm samples` writes it with some")
+    what = f"the file of a continuation in {folder / 'samples.json'}"
+    names = [require_inside(item.get("continuation", ""), what=what) for item in items]
+    return [(name, folder / name, item) for name, item in zip(names, items, strict=True)]
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -188,7 +197,11 @@ def _continuation(id_: str, path: Path, row: Mapping[str, Any]) -> Passage:
     rate, file = info.sample_rate_hz, path.stat()
     shortest = min(prompt, samples - prompt) / rate
     if shortest < SHORTEST_SECONDS:
-        raise ValueError(f"{path} has {shortest:.3f} s on one side of its seam; at least {SHORTEST_SECONDS} s are measured")
+        raise ValueError(
+            f"{path} has {shortest:.3f} s on one side of its seam; at least {SHORTEST_SECONDS} s are measured"
+        )
     named = ("prompt_sha256", "prompt_start", "prompt_file_samples") if "prompt_sha256" in row else ("id",)
     of_prompt = ":".join(str(row.get(name)) for name in named)
-    return Passage(id_, "continuation", path, 0, prompt, samples, rate, of_prompt, 0.0, (file.st_size, file.st_mtime_ns))
+    return Passage(
+        id_, "continuation", path, 0, prompt, samples, rate, of_prompt, 0.0, (file.st_size, file.st_mtime_ns)
+    )

@@ -16,7 +16,7 @@ def ngrams(units: Units, order: int) -> Counter[Gram]:
 
 
 def distinct_share(sequences: Sequence[Units], order: int) -> float:
-    """Different n-grams of all sequences over all n-grams; nan if there are none. It falls with the amount of speech by itself."""
+    """Different n-grams of all sequences over all n-grams; nan if there are none. It falls with the amount of speech."""
     counts: Counter[Gram] = Counter()
     for units in sequences:
         counts.update(ngrams(units, order))
