@@ -27,10 +27,10 @@ TITLES = {
 }
 NOTE = (
     "Units of what follows the seam, found again in the audio by the tokenizer, repeats removed. Means over files with their "
-    "standard error; `whole` counts over all files together. Entropy and distinct shares depend on the number of units: compare "
-    "equal numbers of equally long files. Self-BLEU: n-grams of 1 to 4 units, not smoothed; a file against all others of other prompts "
-    "(real recordings: other recordings), or against all others of its own prompt. Files are not independent in it, so "
-    "its standard error is too small. Lower self-BLEU is more varied; noise has none: compare with real recordings."
+    "standard error; below, all units of a kind together. Entropy and distinct shares depend on the number of units: compare "
+    "equal numbers of equally long files. Self-BLEU: n-grams of 1 to 4 units, not smoothed; a file against all of other prompts "
+    "(real recordings: other recordings), or against the others of its own prompt. Its files are not independent, so its "
+    "standard error is too small. Lower self-BLEU is more varied; noise has none: compare with real recordings."
 )
 
 
@@ -72,7 +72,7 @@ def measure_diversity(
     units = _all_units(tokenizer.to(device).eval(), passages, out / "units.jsonl", device=device, progress=progress)
     rows = [row for group in (generated, real) for row in _rows(group, [units[p.kind, p.id] for p in group])]
     write_rows(out / "files.csv", rows)
-    whole = {}
+    whole: dict[str, float | None] = {}
     for kind, group in (("continuation", generated), ("real", real)):
         if group:
             whole |= _whole(kind, [units[p.kind, p.id] for p in group])

@@ -129,7 +129,7 @@ def _music(before: Wave, after: Wave) -> dict[str, float]:
     same, similar = float("nan"), float("nan")
     if keys[0] and keys[1]:
         same = float((keys[0].tonic, keys[0].mode) == (keys[1].tonic, keys[1].mode))
-        similar = float(np.corrcoef(*(chroma.key_strengths(side) for side in classes))[0, 1])
+        similar = float(np.corrcoef([chroma.key_strengths(side) for side in classes])[0, 1])
     return {
         **_sides("key_clarity_{}", [key.correlation if key else float("nan") for key in keys]),
         **_sides("onsets_per_s_{}", rates),
