@@ -47,7 +47,7 @@ def chroma(audio: NDArray[np.float32], *, sample_rate_hz: int) -> NDArray[np.flo
     before, here, after = magnitude[:, inside - 1], magnitude[:, inside], magnitude[:, inside + 1]
     peaks = np.where((here > before) & (here >= after) & (here > 0.05 * magnitude.max()), here, 0.0).sum(0)
     classes = np.round(69 + 12 * np.log2(hz[inside] / 440)).astype(int) % 12
-    sums = np.bincount(classes, peaks, minlength=12)
+    sums: NDArray[np.float64] = np.bincount(classes, peaks, minlength=12).astype(np.float64)
     return sums / sums.sum() if sums.sum() > 0 else sums
 
 

@@ -1,6 +1,5 @@
 """What is measured of one passage: numbers before its seam, after it, and how far they differ."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,7 +146,7 @@ def _levels(before: Wave, after: Wave) -> tuple[list[NDArray[np.float64]], float
     return levels, loudness.silence_threshold_db(np.concatenate(levels))
 
 
-def _sides(name: str, values: list[float]) -> Mapping[str, float]:
+def _sides(name: str, values: list[float]) -> dict[str, float]:
     return {name.format(side): value for side, value in zip(("before", "after"), values, strict=True)}
 
 
