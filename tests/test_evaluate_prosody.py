@@ -263,6 +263,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: write_continuation(folder, "b", tone(200, 1), tone(200, 1), generator="h"),
         "different generators",
     ),
+    "nameless": (
+        lambda folder: write_json(folder / "speaker/1.wav.json", {"prompt_samples": 16000, "samples": 40000}),
+        "has no id",
+    ),
     "a list": (lambda folder: write_json(folder / "speaker/1.wav.json", [1]), "describes no audio"),
     "no samples": (lambda folder: write_json(folder / "samples.json", {"items": []}), "lists no continuation"),
     "a way out": (

@@ -43,6 +43,23 @@ def test_noise_and_silence_have_no_voice_and_half_a_tone_half_of_one() -> None:
     assert len(pitch.pitch_track(tone(200, 0.04), sample_rate_hz=RATE)) == 0
 
 
+def test_mains_hum_in_the_pauses_is_no_voice() -> None:
+    """Some LibriSpeech recordings hum at 60 Hz: a quarter of their frames once counted as a voice of 60 Hz."""
+    hum = tone(60, 2.0, amplitude=0.005)
+    audio = hum + np.concatenate([tone(200, 1.0, harmonics=4), np.zeros(RATE, np.float32)])
+    track = pitch.pitch_track(audio, sample_rate_hz=RATE)
+    assert np.nanmin(track) > 190
+    assert pitch.voiced_share(track) == pytest.approx(0.5, abs=0.04)
+    assert not np.isfinite(pitch.pitch_track(hum, sample_rate_hz=RATE)).any()
+
+
+def test_the_second_search_keeps_to_the_range_of_the_speaker() -> None:
+    """Where its fourth harmonic is all there is, a voice of 110 Hz does not rise two octaves; 440 Hz alone are 440 Hz."""
+    audio = np.concatenate([tone(110, 2.0, harmonics=6), tone(440, 0.5)])
+    assert np.nanmax(pitch.pitch_track(audio, sample_rate_hz=RATE)) < 1.9 * 110 + 15
+    assert np.nanmax(pitch.pitch_track(tone(440), sample_rate_hz=RATE)) == pytest.approx(440, rel=0.01)
+
+
 def test_an_octave_is_twelve_semitones() -> None:
     assert pitch.semitones(110, 220) == pytest.approx(12)
     assert pitch.semitones(220, 110) == pytest.approx(-12)

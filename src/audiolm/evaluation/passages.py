@@ -200,6 +200,8 @@ def _continuation(id_: str, path: Path, row: Mapping[str, Any]) -> Passage:
         raise ValueError(
             f"{path} has {shortest:.3f} s on one side of its seam; at least {SHORTEST_SECONDS} s are measured"
         )
+    if "id" not in row:
+        raise ValueError(f"what describes {path} has no id, so that nobody knows its prompt: it was edited or damaged")
     named = ("prompt_sha256", "prompt_start", "prompt_file_samples") if "prompt_sha256" in row else ("id",)
     of_prompt = ":".join(str(row.get(name)) for name in named)
     return Passage(

@@ -17,7 +17,7 @@ from audiolm.evaluation.passages import Passage, passages_digest
 NOTE = (
     "Means over files with their standard error, at 16 kHz. A step is the absolute difference across the seam; the seam of a "
     "real recording is a random place in it, so its steps are those of natural audio. Exceeds real: how often a continuation's "
-    "value is greater than a real one's; 0.5 is no difference. F0 by autocorrelation, 60 to 500 Hz, medians of voiced frames; "
+    "value is greater than a real one's; 0.5 is no difference. F0 by autocorrelation, 65 to 500 Hz, medians of voiced frames; "
     "spread is the distance of its quartiles. Silence: frames 40 dB below the loud ones of the same file. At the seam: 50 ms on "
     "either side. Fréchet distance: Gaussians of log-mel frames (64 bins, 64 ms), not of a network's embeddings; it falls with "
     "more audio, and half to half of the real recordings is what equal audio gives."
