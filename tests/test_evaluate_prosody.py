@@ -175,6 +175,21 @@ def test_other_audio_or_settings_are_not_mixed(generated: Path, tone_corpus: Pat
         measured(generated, tone_corpus, tmp_path / "out", seed=0)
 
 
+def test_the_frechet_distance_of_continuations_is_of_what_follows_the_seam(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    hiss = [0.1 * torch.randn(2 * RATE, generator=random) for _ in range(4)]
+    for number in range(2):
+        write_continuation(tmp_path / "generate", str(number), hiss[number][:RATE], tone(300, 1))
+        write_audio(tmp_path / "real" / f"{number}.wav", hiss[2 + number], sample_rate_hz=RATE)
+    passages = continuations([tmp_path / "generate"])
+    real, _ = real_passages(folder_clips(tmp_path / "real"), passages)
+    distances = prosody_table.frechet_distances(passages, real)
+    alike = 0.02 * distances["continuation_to_real"]  # noise of a second and other noise: samples differ a little
+    assert distances["prompt_to_real"] < alike
+    assert distances["real_half_to_half"] < alike
+    assert prosody_table.frechet_distances(passages, []) == {}
+
+
 def test_an_edited_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "files.csv").write_text("file,kind,measure,value,why_empty\na,real,m,high,\n")
     with pytest.raises(ValueError, match="line 2 of"):

@@ -76,8 +76,9 @@ def test_a_step_of_6_db_at_the_seam_is_6_db() -> None:
 def test_silence_beside_silence_is_no_step_and_only_the_seam_counts() -> None:
     silence = np.zeros(RATE, np.float32)
     assert seams.loudness_step_db(silence, silence, sample_rate_hz=RATE) == 0
-    late = np.concatenate([silence, tone(200)])
+    late, early = np.concatenate([silence, tone(200)]), np.concatenate([tone(200), silence])
     assert seams.loudness_step_db(silence, late, sample_rate_hz=RATE) == 0
+    assert seams.loudness_step_db(early, silence, sample_rate_hz=RATE) == 0
     assert seams.loudness_step_db(silence, tone(200, amplitude=1), sample_rate_hz=RATE) == pytest.approx(77, abs=0.1)
 
 
