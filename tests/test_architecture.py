@@ -34,6 +34,7 @@ ON_TOP = {
     "evaluate_layers",
     "evaluate_listening",
     "evaluate_zerospeech",
+    "evaluate_prosody",
     "cli",
     "chain",
     "install",
