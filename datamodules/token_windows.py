@@ -1,5 +1,6 @@
 """Token batches for the language models: aligned windows of the token store, flattened by the stage's layout."""
 
+import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class _Pool:
     targets: list[int]
 
 
-class _WindowBatches:
+class _WindowBatches(abc.ABC):
     """Batches of windows, pool by pool; a process reads the lengths of all and the tokens of its own rows."""
 
     def __init__(self, windows: Windows, layout: StageLayout, *, batch_size: int, share: Share) -> None:
@@ -45,8 +46,9 @@ class _WindowBatches:
             self._read = _Pool(number, batches, [sum(sizes[row][1] for row in batch) for batch in rows])
         return self._read
 
+    @abc.abstractmethod
     def _draw(self, number: int) -> tuple[Sequence[Window], Generator]:
-        raise NotImplementedError
+        """The windows of a pool, and the generator that its batches are shuffled with."""
 
     def _size(self, window: Window) -> tuple[int, int]:
         units = self.windows.units(window) if self.layout.reads_units else None

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from audiolm.files import atomic_path, disk_full, found_no_room, remove
+from audiolm.files import atomic_path, remove
 from audiolm.untrusted.tensor_files import require_plain_zip
 
 FOLDER_LIST = "SHA256SUMS"  # inside a folder: one line for each of its files
@@ -32,19 +32,8 @@ def sealed_path(path: Path | str) -> Iterator[Path]:
     Raises:
         OSError: the block's own error; a full disk is said in words, with the path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    remove(temporary)
-    try:
+    with atomic_path(path, publish=publish) as temporary:
         yield temporary
-        publish(temporary, path)
-    except Exception as error:
-        if found_no_room(error, folder=path.parent):
-            raise disk_full(path) from error
-        raise
-    finally:
-        remove(temporary)
 
 
 def publish(temporary: Path, path: Path) -> None:

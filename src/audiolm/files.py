@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ LONGEST_NAME_BYTES = 255 - len(f"..{2**22}.part")
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, publish: Callable[[Path, Path], None] | None = None) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write to; rename it to `path` if the block succeeds, remove it if not.
 
     Works for files and for folders: whatever stands under the temporary name at the end is renamed. An existing folder is
     first moved out of the way, so a reader sees the old one, for an instant none, or the new one, never a mixture.
+
+    Args:
+        publish: gives what stands under the temporary name (its first argument) the final one, by default by renaming.
 
     Raises:
         OSError: the block's own error; a full disk is said in words, with the path, whatever the block made of it.
@@ -33,19 +36,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            outgoing = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.rename(path, outgoing)
-            os.rename(temporary, path)
-            remove(outgoing)
-        else:
-            os.replace(temporary, path)
+        (publish or _rename)(temporary, path)
     except Exception as error:
         if found_no_room(error, folder=path.parent):
             raise disk_full(path) from error
         raise
     finally:
         remove(temporary)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    if temporary.is_dir() and path.is_dir():
+        outgoing = path.with_name(f".{path.name}.{os.getpid()}.old")
+        os.rename(path, outgoing)
+        os.rename(temporary, path)
+        remove(outgoing)
+    else:
+        os.replace(temporary, path)
 
 
 def remove_leftovers(path: Path | str) -> None:

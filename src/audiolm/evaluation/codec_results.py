@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -79,25 +78,6 @@ def read_rows(path: Path, *, rows_per_file: int) -> list[Row]:
             ) from error
     complete = Counter(row.file for row in rows)
     return [row for row in rows if complete[row.file] == rows_per_file]
-
-
-def start_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the header and the rows that are there already; the file appears whole or not at all."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows(asdict(row).values() for row in rows)
-
-
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Add the rows of one clip, and see them to the disk."""
-    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(asdict(row).values() for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_results(out: Path, pooled: Sequence[Pooled], *, settings: Settings, about: dict[str, Any]) -> None:

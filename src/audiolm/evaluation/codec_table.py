@@ -17,10 +17,10 @@ from audiolm.checkpoint import weights_digest
 from audiolm.codec.codec import Codec
 from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.codec_measures import Row, Settings, Task, measure
-from audiolm.evaluation.codec_results import Pooled, append_rows, pool, read_rows, start_rows, write_results
+from audiolm.evaluation.codec_results import Pooled, pool, read_rows, write_results
 from audiolm.evaluation.perceptual import PACKAGES, require_packages
 from audiolm.evaluation.reconstruction import check_levels, reconstruct
-from audiolm.files import read_json, write_json
+from audiolm.evaluation.row_files import append_rows, claim, start_rows
 
 
 def measure_codec(
@@ -54,10 +54,10 @@ def measure_codec(
     check_levels(codec, settings.levels)
     require_packages(settings.measures, mapping=settings.visqol_mapping)
     about = _identity(codec, clips, settings)
-    _claim(out, about)
+    claim(out, about, verb="codec")
     table = out / "files.csv"
     rows = read_rows(table, rows_per_file=len(settings.levels) * len(settings.columns))
-    start_rows(table, rows)
+    start_rows(table, rows, kind=Row)
     measured = {row.file for row in rows}
     left = [clip for clip in clips if clip.id not in measured]
     progress(len(measured), len(clips))
@@ -131,18 +131,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _claim(out: Path, about: dict[str, Any]) -> None:
-    """Make `out` the folder of these measurements, or stop if it is that of others."""
-    path = out / "settings.json"
-    if not path.exists() and not (out / "files.csv").exists():
-        write_json(path, about)
-        return
-    theirs = read_json(path, made_by="`audiolm evaluate codec`")
-    differing = [name for name in about if not isinstance(theirs, dict) or theirs.get(name) != about[name]]
-    if differing:
-        raise ValueError(
-            f"{out} holds measurements of other things: {', '.join(differing)} differ (see {path}). Numbers of different "
-            "codecs, clips or settings are not mixed: give another folder with --out, or remove this one."
-        )

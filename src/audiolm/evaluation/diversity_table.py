@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from audiolm.evaluation.measured_folder import Pooled, claim, pool, write_results, write_rows
+from audiolm.evaluation.measured_folder import Pooled, pool, write_results
 from audiolm.evaluation.passage_measures import Measured
 from audiolm.evaluation.passages import Passage, passages_digest
+from audiolm.evaluation.row_files import claim, start_rows
 from audiolm.evaluation.self_bleu import distinct_share, entropy_bits, self_bleu
 from audiolm.files import atomic_path, parse_json
 from audiolm.semantic.tokenizer import SemanticTokenizer
@@ -68,10 +69,10 @@ def measure_diversity(
     passages = [*generated, *real]
     counts = {"continuations": len(generated), "real": len(real), "clusters": tokenizer.config_dict().get("clusters")}
     about = json.loads(json.dumps({**about, **counts, "passages_digest": passages_digest(passages)}))
-    claim(out, about, verb="diversity")
+    claim(out, about, verb="diversity", files=("files.csv", "units.jsonl"))
     units = _all_units(tokenizer.to(device).eval(), passages, out / "units.jsonl", device=device, progress=progress)
     rows = [row for group in (generated, real) for row in _rows(group, [units[p.kind, p.id] for p in group])]
-    write_rows(out / "files.csv", rows)
+    start_rows(out / "files.csv", rows, kind=Measured)
     whole: dict[str, float | None] = {}
     for kind, group in (("continuation", generated), ("real", real)):
         if group:

@@ -4,14 +4,13 @@ import csv
 import hashlib
 import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from audiolm.audio import SHORTEST_SECONDS, audio_info, resampled_length
-from audiolm.files import atomic_path, read_json, write_json
+from audiolm.evaluation.row_files import append_rows, claim, start_rows
 from audiolm.generator import AudioLM
 from audiolm.generator.prompts import Prompt, defects, digests
 
@@ -60,10 +59,10 @@ def measure_likelihoods(
     prompts = _usable(recordings, sample_rate_hz=model.spec.sample_rate_hz)
     settings = {**about, "recordings": len(prompts), "recordings_digest": _digest(prompts)}
     settings |= {"batch_size": batch_size, "device": model.device.type}
-    _claim(out, settings)
+    claim(out, settings, verb="swuggy` or `sblimp")
     table = out / "files.csv"
     rows = read_likelihoods(table)
-    _start(table, rows.values())
+    start_rows(table, rows.values(), kind=Likelihood)
     prompts.sort(key=lambda prompt: (prompt.seconds, prompt.id))
     progress(len(rows), len(prompts))
     for at in range(0, len(prompts), batch_size):
@@ -71,7 +70,7 @@ def measure_likelihoods(
         if all(prompt.id in rows for prompt in batch):
             continue
         new = [row for row in _likelihoods(model, batch) if row.file not in rows]
-        _append(table, new)
+        append_rows(table, new)
         rows |= {row.file: row for row in new}
         progress(len(rows), len(prompts))
     return rows
@@ -120,21 +119,6 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256(repr(sorted(digests(prompts).items())).encode()).hexdigest()
 
 
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make `out` the folder of these likelihoods, or stop if it is that of others."""
-    path = out / "settings.json"
-    if not path.exists() and not (out / "files.csv").exists():
-        write_json(path, settings)
-        return
-    theirs = read_json(path, made_by="`audiolm evaluate swuggy` or `sblimp`")
-    differing = [name for name in settings if not isinstance(theirs, dict) or theirs.get(name) != settings[name]]
-    if differing:
-        raise ValueError(
-            f"{out} holds likelihoods of other things: {', '.join(differing)} differ (see {path}). Generators, recordings and "
-            "settings are not mixed: give another folder with --out, or remove this one."
-        )
-
-
 def read_likelihoods(path: Path) -> dict[str, Likelihood]:
     """The recordings scored so far; a last line that a killed run left behind in part is dropped.
 
@@ -155,22 +139,3 @@ def read_likelihoods(path: Path) -> dict[str, Likelihood]:
             raise ValueError(f"line {number} of {path} cannot be read: it was edited or damaged; {AGAIN}") from error
         rows[row.file] = row
     return rows
-
-
-def _start(path: Path, rows: Any) -> None:
-    """Write the header and the rows that are there already; the file appears whole or not at all."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Likelihood)])
-        writer.writerows(asdict(row).values() for row in rows)
-
-
-def _append(path: Path, rows: Sequence[Likelihood]) -> None:
-    """Add the rows of one batch, and see them to the disk."""
-    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(asdict(row).values() for row in rows)
-        file.flush()
-        os.fsync(file.fileno())

@@ -3,10 +3,9 @@
 import csv
 import io
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 
 from audiolm.evaluation.passage_measures import Measured
 from audiolm.evaluation.report_pictures import BLUE, ORANGE, STYLE
-from audiolm.files import atomic_path, read_json, write_json
+from audiolm.files import atomic_path, write_json
 
 KINDS = ("continuation", "real")
 
@@ -33,25 +32,6 @@ class Pooled:
     empty: int  # that have none
     why_empty: str  # reasons with their counts
     exceeds_real: float | None  # how often a value of this kind is greater than a real one; 0.5: no difference
-
-
-def claim(out: Path, about: Mapping[str, Any], *, verb: str) -> None:
-    """Make `out` the folder of these measurements, or stop if it is that of others.
-
-    Raises:
-        ValueError: naming the settings that differ.
-    """
-    path = out / "settings.json"
-    if not path.exists() and not any((out / name).exists() for name in ("files.csv", "units.jsonl")):
-        write_json(path, dict(about))
-        return
-    theirs = read_json(path, made_by=f"`audiolm evaluate {verb}`")
-    differing = [name for name in about if not isinstance(theirs, dict) or theirs.get(name) != about[name]]
-    if differing:
-        raise ValueError(
-            f"{out} holds measurements of other things: {', '.join(differing)} differ (see {path}). Numbers of different "
-            "audio or settings are not mixed: give another folder with --out, or remove this one."
-        )
 
 
 def pool(rows: Sequence[Measured], measures: Sequence[str]) -> list[Pooled]:
@@ -113,25 +93,6 @@ def read_rows(path: Path, *, rows_per_file: int) -> list[Measured]:
             ) from error
     complete = Counter((row.kind, row.file) for row in rows)
     return [row for row in rows if complete[row.kind, row.file] == rows_per_file]
-
-
-def write_rows(path: Path, rows: Sequence[Measured]) -> None:
-    """Write the header and these rows; the file appears whole or not at all."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Measured)])
-        writer.writerows(asdict(row).values() for row in rows)
-
-
-def append_rows(path: Path, rows: Sequence[Measured]) -> None:
-    """Add the rows of one file, and see them to the disk."""
-    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(asdict(row).values() for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_results(

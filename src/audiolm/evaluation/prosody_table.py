@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiolm.evaluation.frechet import fit, frechet_distance, log_mel_frames
-from audiolm.evaluation.measured_folder import Pooled, append_rows, claim, pool, read_rows, write_results, write_rows
-from audiolm.evaluation.passage_measures import RATE_HZ, measure_passage, titles
+from audiolm.evaluation.measured_folder import Pooled, pool, read_rows, write_results
+from audiolm.evaluation.passage_measures import RATE_HZ, Measured, measure_passage, titles
 from audiolm.evaluation.passages import Passage, passages_digest
+from audiolm.evaluation.row_files import append_rows, claim, start_rows
 
 NOTE = (
     "Means over files with their standard error, at 16 kHz. A step is the absolute difference across the seam; the seam of a "
@@ -62,7 +63,7 @@ def measure_prosody(
     claim(out, about, verb="prosody")
     table = out / "files.csv"
     rows = read_rows(table, rows_per_file=len(names))
-    write_rows(table, rows)
+    start_rows(table, rows, kind=Measured)
     measured = {(row.kind, row.file) for row in rows}
     left = [passage for passage in passages if (passage.kind, passage.id) not in measured]
     progress(len(passages) - len(left), len(passages))

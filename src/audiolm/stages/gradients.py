@@ -21,11 +21,9 @@ def clip_by_norm(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
         meshes.setdefault(gradient.device_mesh if isinstance(gradient, DTensor) else None, []).append(gradient)
     norms = [_whole(torch.nn.utils.get_total_norm(gradients)) for gradients in meshes.values()]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    for gradients in meshes.values():
-        scale = torch.clamp(largest / (norm + 1e-6), max=1.0)
-        for gradient in gradients:
-            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            local.mul_(scale)
+    scale = torch.clamp(largest / (norm + 1e-6), max=1.0)
+    every = [gradient for gradients in meshes.values() for gradient in gradients]
+    torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in every], scale)  # one call for all
     return norm
 
 

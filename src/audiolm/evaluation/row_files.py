@@ -1,0 +1,57 @@
+"""Folders of measurements: whose they are, and rows that survive a kill, a file of the evaluation at a time."""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from audiolm.files import atomic_path, read_json, write_json
+
+
+def claim(out: Path, about: Mapping[str, Any], *, verb: str, files: Sequence[str] = ("files.csv",)) -> None:
+    """Make `out` the folder of these measurements, or stop if it is that of others.
+
+    Args:
+        about: everything the numbers depend on, as plain JSON values.
+        verb: of `audiolm evaluate`, for the message.
+        files: what a folder of measurements holds; where none is there, the folder is free.
+
+    Raises:
+        ValueError: naming the settings that differ.
+    """
+    path = out / "settings.json"
+    if not path.exists() and not any((out / name).exists() for name in files):
+        write_json(path, dict(about))
+        return
+    theirs = read_json(path, made_by=f"`audiolm evaluate {verb}`")
+    differing = [name for name in about if not isinstance(theirs, dict) or theirs.get(name) != about[name]]
+    if differing:
+        raise ValueError(
+            f"{out} holds measurements of other things: {', '.join(differing)} differ (see {path}). Numbers of different "
+            "models, audio or settings are not mixed: give another folder with --out, or remove this one."
+        )
+
+
+def start_rows(path: Path, rows: Iterable[Any], *, kind: type) -> None:
+    """Write the header of a dataclass and the rows that are there already; the file appears whole or not at all."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(kind)])
+        writer.writerows(asdict(row).values() for row in rows)
+
+
+def append_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Add rows, dataclasses, and see them to the disk.
+
+    Raises:
+        OSError: if the disk cannot take them.
+    """
+    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(asdict(row).values() for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
