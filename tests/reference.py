@@ -48,6 +48,13 @@ def stage_sequence(
     if stage == "semantic":
         tokens = [clusters + 1, *spoken] + ([clusters] if end else [])
         return tokens, [-1] + [0] * (len(tokens) - 1)
+    if stage == "acoustic":
+        tokens, phases = [0], [-1]
+        for frame in frames:
+            for level in range(coarse):
+                tokens.append(2 + level * entries + codes[level][frame])
+                phases.append(level)
+        return tokens + ([1] if end else []), phases + ([0] if end else [])
     if stage == "coarse":
         tokens = [*spoken, clusters]
         phases = [-1] * len(tokens)

@@ -190,7 +190,7 @@ def test_validation_windows_hold_every_token_once(chain: Path) -> None:
     assert counted == int(store.index["frames"][store.rows("validation")].sum()) * layout.phases
 
 
-@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine", "acoustic"])
 def test_shares_of_token_batches_are_the_whole_batch_and_know_its_targets(
     read_speech: TokenStore, stage: Stage
 ) -> None:
@@ -215,7 +215,7 @@ def test_shares_of_token_batches_are_the_whole_batch_and_know_its_targets(
 
 
 def test_the_size_of_a_sequence_is_known_before_its_codes_are_read(read_speech: TokenStore) -> None:
-    for stage in ("semantic", "coarse", "fine"):
+    for stage in ("semantic", "coarse", "fine", "acoustic"):
         layout, windows = StageLayout(read_speech.spec, stage), Windows(read_speech, split="train", seconds=3)
         for window in windows.all()[:200]:
             tokens = windows.read(window)

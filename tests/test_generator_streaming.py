@@ -8,7 +8,7 @@ from tiny import SPEC, TRANSFORMER, tiny_codec, tiny_generator, tiny_tokenizer, 
 from torch import Tensor
 
 from audiolm.generator import AudioLM, Sampling, StageSampling
-from audiolm.generator import coarse as coarse_module
+from audiolm.generator import codes as codes_module
 from audiolm.generator.coarse import CoarseWriter
 from audiolm.generator.rows import Draws, LanguageModel, Row
 from audiolm.lm.transformer import Transformer
@@ -31,9 +31,9 @@ def test_the_pieces_of_a_stream_are_the_continuation(windows: tuple[float, float
 def test_the_first_piece_comes_before_the_rest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = tiny_generator(windows=(1.0, 0.8, 0.3))
     drawn = []
-    real = coarse_module.Decoder.draw
+    real = codes_module.Decoder.draw
     monkeypatch.setattr(
-        coarse_module.Decoder, "draw", lambda self, numbers: drawn.append(numbers.shape[1]) or real(self, numbers)
+        codes_module.Decoder, "draw", lambda self, numbers: drawn.append(numbers.shape[1]) or real(self, numbers)
     )
     stream = generator.stream(tones_and_noise(8000), seconds=5.0)
     assert len(next(stream)) == 0.3 * 16000
@@ -123,7 +123,7 @@ class PerfectSpeaker:
 def test_a_coarse_model_that_says_what_it_is_given_says_the_plan_across_all_seams(
     monkeypatch: pytest.MonkeyPatch, prompt_units: int, piece_frames: int | None
 ) -> None:
-    monkeypatch.setattr(coarse_module, "Decoder", PerfectSpeaker)
+    monkeypatch.setattr(codes_module, "Decoder", PerfectSpeaker)
     layout = StageLayout(SPOKEN, "coarse")
     plan = torch.arange(200) * 7 % 64  # neighbours differ
     prompt = plan[:prompt_units].repeat_interleave(4)

@@ -15,7 +15,7 @@ from audiolm.tokens.layout import Stage, StageLayout, collate
 from audiolm.tokens.spec import TokenSpec
 
 SPEC = TokenSpec(clusters=5, codebook_size=4, levels=5, coarse_levels=2)
-STAGES: list[Stage] = ["semantic", "coarse", "fine"]
+STAGES: list[Stage] = ["semantic", "coarse", "fine", "acoustic"]
 TINY = TransformerConfig(layers=2, heads=2, dim=16, feed_forward=32, dropout=0.3)
 
 
@@ -34,6 +34,8 @@ def prompts(layout: StageLayout) -> list[Tensor]:
         return [layout.prefix(units[:n]) for n in (7, 1)] + [layout.prefix(None)]
     if layout.stage == "coarse":
         return [layout.prefix(units, codes), layout.prefix(units[:2], None), layout.prefix(units[:3], codes[:, :1])]
+    if layout.stage == "acoustic":
+        return [layout.prefix(None, codes), layout.prefix(None), layout.prefix(None, codes[:, :1])]
     return [layout.prefix(None, codes[:, :n]) for n in (7, 1, 3)]
 
 

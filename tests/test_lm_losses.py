@@ -1,5 +1,7 @@
 """The next-token loss: what counts, over which ids, and that padding changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from audiolm.tokens.layout import Stage, StageLayout, TokenBatch, TokenSequence,
 from audiolm.tokens.spec import TokenSpec
 
 SPEC = TokenSpec(clusters=6, codebook_size=5, levels=5, coarse_levels=2)
-STAGES: list[Stage] = ["semantic", "coarse", "fine"]
+STAGES: list[Stage] = ["semantic", "coarse", "fine", "acoustic"]
 
 
 def toy(layout: StageLayout) -> Transformer:
@@ -99,3 +101,23 @@ def test_training_teaches_a_tiny_model_its_sequence() -> None:
         (loss.nats.sum() / loss.counted.sum()).backward()
         optimizer.step()
     assert loss.nats.sum() / loss.counted.sum() < 0.1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_nats_of_a_target_depend_on_no_token_after_its_input(stage: Stage) -> None:
+    layout = StageLayout(SPEC, stage)
+    batch = collate(crops(layout)[:1])
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(layers=2, heads=2, dim=16, feed_forward=32, dropout=0.0), layout.vocabulary)
+    place = int(batch.counted[0].nonzero()[len(batch.counted[0].nonzero()) // 2])
+    phases = torch.full_like(batch.phases, -1)
+    phases[0, place] = batch.phases[0, place]
+    embedded: list[torch.Tensor] = []
+    model.embedding.register_forward_hook(
+        lambda _, __, output: embedded.append(output.detach().requires_grad_()) or embedded[-1]
+    )
+    next_token_loss(model, layout, replace(batch, phases=phases)).nats.sum().backward()
+    gradient = embedded[0].grad
+    assert gradient is not None
+    assert gradient[0, : place + 1].abs().sum(-1).all()
+    assert not gradient[0, place + 1 :].any()

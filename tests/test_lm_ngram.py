@@ -13,7 +13,7 @@ from audiolm.tokens.layout import Stage, StageLayout, TokenSequence
 from audiolm.tokens.spec import TokenSpec
 
 SPEC = TokenSpec(clusters=4, codebook_size=3, levels=5, coarse_levels=2)
-stages = st.sampled_from(["semantic", "coarse", "fine"])
+stages = st.sampled_from(["semantic", "coarse", "fine", "acoustic"])
 
 
 def random_sequences(layout: StageLayout, *, count: int, seed: int) -> list[TokenSequence]:
@@ -59,7 +59,7 @@ def test_scores_agree_with_the_loop_however_counting_is_cut_up(
     assert score.counted.tolist() == counted
 
 
-@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine", "acoustic"])
 def test_both_distributions_sum_to_one_over_the_legal_ids(stage: Stage) -> None:
     layout = StageLayout(SPEC, stage)
     baselines = NgramBaselines(layout)

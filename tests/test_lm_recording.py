@@ -122,7 +122,7 @@ def prompts(layout: StageLayout) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("positions", ["t5", "rope"])
-@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine", "acoustic"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5, top_k=3, top_p=0.9)])
 @pytest.mark.parametrize("stop_at_end", [False, True])
 def test_recorded_steps_draw_what_steps_draw(

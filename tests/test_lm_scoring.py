@@ -15,7 +15,7 @@ from audiolm.lm.scoring import log_likelihood
 from audiolm.lm.transformer import Transformer
 from audiolm.tokens.layout import Stage, StageLayout, TokenSequence, collate, remove_repeats
 
-STAGES: list[Stage] = ["semantic", "coarse", "fine"]
+STAGES: list[Stage] = ["semantic", "coarse", "fine", "acoustic"]
 
 
 def toy(layout: StageLayout) -> Transformer:

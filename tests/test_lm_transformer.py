@@ -73,7 +73,7 @@ def test_training_under_bfloat16_autocast_follows_the_reference_over_20_steps() 
     assert curves[1] == pytest.approx(curves[0], abs=0.01)  # bfloat16 rounding differs in order
 
 
-@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine", "acoustic"])
 @pytest.mark.parametrize(("dim", "heads"), [(64, 2), (512, 8)])
 def test_the_first_loss_is_within_5_percent_of_the_log_of_the_legal_ids(stage: Stage, dim: int, heads: int) -> None:
     spec = TokenSpec()  # the paper's: 1024 of everything

@@ -12,7 +12,7 @@ from audiolm.cli import base_config
 REPOSITORY = Path(__file__).parents[1]
 YAMLS = sorted((REPOSITORY / "stages").rglob("*.yaml"))
 PRESETS = ["paper", "small", "demo"]
-STAGES = ["codec", "encoder", "tokenizer", "tokenize", "semantic", "coarse", "fine"]
+STAGES = ["codec", "encoder", "tokenizer", "tokenize", "semantic", "coarse", "fine", "acoustic"]
 DETOKENIZERS = ["detokenizer_units", "detokenizer_codes"]
 
 
@@ -42,18 +42,37 @@ def test_every_stage_of_every_preset_runs_at_tiny_size(
     assert (root / ("tokens" if stage == "tokenize" else stage) / "done.json").exists()
 
 
+@pytest.mark.parametrize("preset", ["piano", "piano-demo"])
 def test_piano_has_three_levels_of_16384_and_no_fine_stage(
-    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], preset: str
 ) -> None:
-    folder = REPOSITORY / "stages" / "piano"
+    folder = REPOSITORY / "stages" / preset
     assert {path.stem for path in folder.glob("*.yaml")} == set(STAGES) - {"fine"}
     codec = yaml.safe_load((folder / "codec.yaml").read_text())["model"]["init_args"]["codec"]
-    assert codec == {"levels": 3, "codebook_size": 16384}
+    assert (codec["levels"], codec["codebook_size"]) == (3, 16384)
     assert yaml.safe_load((folder / "tokenize.yaml").read_text())["model"]["init_args"] == {"coarse_levels": 3}
     root = Path(shutil.copytree(chain, tmp_path / "chain"))
     shutil.rmtree(root / "codec")
-    run_stage_of("codec", root, presets=("piano",))
+    run_stage_of("codec", root, presets=(preset,))
     assert (root / "codec" / "done.json").exists()
+    run_stage_of("acoustic", root, presets=(preset,))
+    assert (root / "acoustic" / "done.json").exists()
+
+
+def test_the_baseline_differs_from_the_coarse_stage_in_its_units_alone() -> None:
+    """Same model, window, optimizer and steps: what a comparison finds is due to the units."""
+    for preset in ("", "demo", "small", "piano", "piano-demo"):
+        folder = REPOSITORY / "stages" / preset
+        coarse, acoustic = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("coarse", "acoustic"))
+        if not preset:
+            assert acoustic["model"]["init_args"].pop("stage") == "acoustic"
+            assert coarse["model"]["init_args"].pop("stage") == "coarse"
+        assert acoustic == coarse
+
+
+def test_the_piano_of_minutes_trains_its_codec_without_discriminators() -> None:
+    config = yaml.safe_load((REPOSITORY / "stages" / "piano-demo" / "codec.yaml").read_text())
+    assert config["model"]["init_args"]["discriminator_start"] > config["trainer"]["max_steps"]
 
 
 def test_without_data_a_stage_says_what_to_run(

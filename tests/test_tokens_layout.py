@@ -12,7 +12,7 @@ from torch import Tensor
 from audiolm.tokens.layout import Stage, StageLayout, collate, remove_repeats
 from audiolm.tokens.spec import TokenSpec
 
-STAGES: list[Stage] = ["semantic", "coarse", "fine"]
+STAGES: list[Stage] = ["semantic", "coarse", "fine", "acoustic"]
 stages = st.sampled_from(STAGES)
 specs = st.builds(
     lambda clusters, entries, coarse, fine: TokenSpec(
@@ -56,6 +56,7 @@ def test_sequence_agrees_with_the_loop_and_parse_inverts_it(
         "semantic": remove_repeats(units),
         "coarse": codes[: spec.coarse_levels],
         "fine": codes[spec.coarse_levels :],
+        "acoustic": codes[: spec.coarse_levels],
     }[stage]
     assert torch.equal(parsed, expected)
     assert ended == (end and stage != "fine")
@@ -85,13 +86,14 @@ def test_the_legal_ranges_and_the_conditioning_ids_share_out_the_vocabulary(spec
         "semantic": [],
         "coarse": range(spec.clusters),
         "fine": range(spec.coarse_levels * spec.codebook_size),
+        "acoustic": [],
     }[stage]
     assert sorted([*legal, *conditioning, layout.start_id]) == list(range(layout.vocabulary))
     sizes = [len(ids) for ids in ranges]
     if stage == "semantic":
         assert sizes == [spec.clusters + 1]
     else:
-        assert sizes == [spec.codebook_size + (stage == "coarse" and phase == 0) for phase in range(layout.phases)]
+        assert sizes == [spec.codebook_size + (stage != "fine" and phase == 0) for phase in range(layout.phases)]
 
 
 @given(spec=specs, stage=stages, frames=st.integers(1, 12), known=st.integers(0, 12), seed=st.integers(0, 9))
@@ -104,8 +106,8 @@ def test_a_prefix_begins_the_training_sequence_and_knows_its_targets(
     if stage == "semantic":
         prefix = layout.prefix(units[:known] if known else None)
         targets = len(remove_repeats(units[:known]))
-    elif stage == "coarse":
-        prefix = layout.prefix(units, codes[: spec.coarse_levels, :known])
+    elif stage != "fine":
+        prefix = layout.prefix(units if stage == "coarse" else None, codes[: spec.coarse_levels, :known])
         targets = min(known, frames) * layout.phases
     else:
         prefix, targets = layout.prefix(None, codes[: spec.coarse_levels]), 0
@@ -122,9 +124,12 @@ def test_only_the_semantic_stage_forbids_the_previous_token(stage: Stage) -> Non
         allowed = layout.allowed(0, torch.tensor([previous]), may_end=True)[0]
         forbidden = [start + place for place in (~allowed).nonzero().flatten().tolist()]
         assert forbidden == ([previous] if stage == "semantic" and start <= previous < stop else [])
-    assert (~layout.allowed(0, torch.tensor([start]), may_end=False)).sum() == {"semantic": 2, "coarse": 1, "fine": 0}[
-        stage
-    ]
+    assert (~layout.allowed(0, torch.tensor([start]), may_end=False)).sum() == {
+        "semantic": 2,
+        "coarse": 1,
+        "fine": 0,
+        "acoustic": 1,
+    }[stage]
 
 
 def test_collate_pads_on_the_right_without_loss_and_says_how_much() -> None:
@@ -152,6 +157,9 @@ SPEC = TokenSpec(clusters=4, codebook_size=4, levels=3, coarse_levels=2)
         ("coarse", [6, 10, 6], "do not fill whole frames of 2 levels"),
         ("coarse", [6, 10, 10, 6], "token 2 is id 10"),
         ("fine", [8, 12], "token 1 is id 12"),
+        ("acoustic", [2, 1, 2], "do not fill whole frames of 2 levels"),
+        ("acoustic", [2, 6, 6, 2], "token 2 is id 6"),
+        ("acoustic", [1, 6], "token 0 is id 1"),
     ],
 )
 def test_parse_refuses_what_the_layout_forbids(stage: Stage, targets: list[int], complaint: str) -> None:
@@ -183,8 +191,23 @@ def test_the_layout_takes_the_16_bit_tokens_of_a_store() -> None:
     assert sequence.targets.tolist() == [65535, 0, 65536]
 
 
-@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
-def test_the_legal_ranges_of_a_cycle_stand_side_by_side(stage: str) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_legal_ranges_of_a_cycle_stand_side_by_side(stage: Stage) -> None:
     layout = StageLayout(TokenSpec(), stage)
     ranges = [layout.legal_range(phase) for phase in range(layout.phases)]
     assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
+
+
+def test_the_acoustic_stage_is_the_coarse_stage_without_units() -> None:
+    """The same codes in the same order under the same masks; only the ids are shifted by the units that it lacks."""
+    units, codes = torch.tensor([0, 0, 3]), torch.arange(12).view(3, 4) % 4
+    coarse, acoustic = StageLayout(SPEC, "coarse"), StageLayout(SPEC, "acoustic")
+    theirs, ours = (layout.sequence(units, codes, true_end=True) for layout in (coarse, acoustic))
+    counted = theirs.phases >= 0
+    assert torch.equal(theirs.targets[counted] - SPEC.clusters, ours.targets)
+    assert torch.equal(theirs.phases[counted], ours.phases)
+    assert ours.inputs[0] == acoustic.start_id
+    assert acoustic.size(None, 4, true_end=True) == (len(ours.inputs), len(ours.targets))
+    assert torch.equal(acoustic.sequence(None, codes, true_end=True).inputs, ours.inputs)  # units are not needed
+    with pytest.raises(ValueError, match="acoustic stage needs codes, got none"):
+        acoustic.sequence(units, None, true_end=True)

@@ -54,15 +54,23 @@ def tiny_tokenizer() -> SemanticTokenizer:
     return tokenizer.eval()
 
 
-def tiny_generator(*, windows: tuple[float, float, float] = (30, 10, 3), double: bool = False) -> AudioLM:
-    """A generator with random language models. `double`: in float64, where batching changes nothing at all."""
+def tiny_generator(
+    *, windows: tuple[float, float, float] = (30, 10, 3), double: bool = False, acoustic_only: bool = False
+) -> AudioLM:
+    """A generator with random language models. `double`: in float64, where batching changes nothing at all.
+
+    `acoustic_only`: the baseline, whose acoustic stage has the coarse stage's window.
+    """
     stages = {}
-    for stage, window in zip(("semantic", "coarse", "fine"), windows, strict=True):
+    for stage, window in zip(("semantic", "acoustic" if acoustic_only else "coarse", "fine"), windows, strict=True):
+        if acoustic_only and stage == "semantic":
+            continue
         torch.manual_seed(1)
         layout = StageLayout(SPEC, stage)
         model = Transformer(TRANSFORMER, layout.vocabulary).eval()
         stages[stage] = LanguageModel(model.double() if double else model, layout, window)
-    return AudioLM(spec=SPEC, codec=tiny_codec(), tokenizer=tiny_tokenizer(), stages=stages, units_per_second=11.3)
+    of_units = (None, None) if acoustic_only else (tiny_tokenizer(), 11.3)
+    return AudioLM(spec=SPEC, codec=tiny_codec(), tokenizer=of_units[0], stages=stages, units_per_second=of_units[1])
 
 
 def write_tiny_generator(folder: Path) -> None:

@@ -67,7 +67,14 @@ def _parser() -> argparse.ArgumentParser:
 
     compose = add("compose", _compose, "put the best checkpoints of a chain into one generator folder")
     _root(compose)
-    compose.add_argument("--out", type=Path, help="the generator's folder; by default ROOT/generator")
+    compose.add_argument(
+        "--acoustic-only",
+        action="store_true",
+        help="the baseline without units: acoustic/ instead of semantic/ and coarse/",
+    )
+    compose.add_argument(
+        "--out", type=Path, help="the generator's folder; by default ROOT/generator, or ROOT/generator-acoustic"
+    )
 
     generate = add("generate", _generate, "speak on after a prompt; or freely; or say what a recording says")
     generate.add_argument("--generator", type=Path, default=Path("checkpoints/generator"), help="a generator folder")
@@ -200,9 +207,9 @@ def _prepare(options: argparse.Namespace) -> None:
 def _compose(options: argparse.Namespace) -> None:
     from audiolm.generator.folder import compose
 
-    out = options.out or options.root / "generator"
+    out = options.out or options.root / ("generator-acoustic" if options.acoustic_only else "generator")
     with only_one(out, what="audiolm compose"):
-        compose(options.root, out)
+        compose(options.root, out, acoustic_only=options.acoustic_only)
     print(f"Composed {out}")
 
 

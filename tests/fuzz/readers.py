@@ -207,7 +207,7 @@ def read_spec(folder: Path) -> None:
     spec = TokenSpec.from_dict(read_json(folder / "spec.json", made_by="a test"), source="spec.json")
     assert 1 <= spec.aligned_samples <= spec.sample_rate_hz
     assert TokenSpec.from_dict(spec.as_dict()) == spec
-    for stage in ("semantic", "coarse") if not spec.fine_levels else ("semantic", "coarse", "fine"):
+    for stage in ("semantic", "coarse", "acoustic", *(("fine",) if spec.fine_levels else ())):
         assert StageLayout(spec, stage).vocabulary > 0
 
 

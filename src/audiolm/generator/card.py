@@ -5,11 +5,12 @@ from typing import Any
 from audiolm.tokens.spec import TokenSpec
 
 
-def model_card(spec: TokenSpec, facts: dict[str, Any]) -> str:
+def model_card(spec: TokenSpec, facts: dict[str, Any], *, acoustic_only: bool = False) -> str:
     """Markdown: what it was trained on, what it can and cannot do, whom it may harm. Numbers come from the chain.
 
     Args:
         facts: `train_hours`, `train_speakers`, `data`, `public_models` and the stages' records.
+        acoustic_only: the baseline without units.
     """
     public = facts.get("public_models")
     besides = (
@@ -27,9 +28,15 @@ def model_card(spec: TokenSpec, facts: dict[str, Any]) -> str:
         if data == "demo corpus"
         else ""
     )
+    kind = (
+        "This is the paper's baseline: one language model writes the codes without units. It exists to be compared with.\n\n"
+        if acoustic_only
+        else ""
+    )
+    units = "no units" if acoustic_only else f"{spec.clusters} units at {spec.semantic_rate_hz} Hz"
     return f"""# AudioLM generator
 
-{demo}Speaks on after a few seconds of sound. Learnt from audio alone: no text, no labels.
+{kind}{demo}Speaks on after a few seconds of sound. Learnt from audio alone: no text, no labels.
 
 ## Data
 {data}: {facts["train_hours"]} hours of {facts["train_speakers"]} speakers to train on. {besides}
@@ -40,7 +47,7 @@ def model_card(spec: TokenSpec, facts: dict[str, Any]) -> str:
 {stages}
 
 Audio {spec.sample_rate_hz} Hz; {spec.levels} x {spec.codebook_size} codes at {spec.frame_rate_hz:g} Hz ({spec.coarse_levels}
-levels coarse); {spec.clusters} units at {spec.semantic_rate_hz} Hz. `config.json` has everything.
+levels coarse); {units}. `config.json` has everything.
 
 ## Limits
 - It has no notion of truth or meaning: what it says is sound that resembles its training data.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, remove_leftovers, write_json
 from audiolm.generator.card import model_card
-from audiolm.generator.model import AudioLM
+from audiolm.generator.model import AudioLM, stage_sets
 from audiolm.generator.rows import LanguageModel
 from audiolm.lm.transformer import Transformer, TransformerConfig
 from audiolm.semantic.tokenizer import SemanticTokenizer
@@ -28,15 +28,14 @@ from audiolm.untrusted.values import from_values, require_number, require_plain
 FORMAT = 2
 MADE_BY = "`audiolm compose`"
 LONGEST_WINDOW_SECONDS = 3600
-OUTLINE: dict[str, type | tuple[type, ...]] = {  # of config.json
+OUTLINE: dict[str, type | tuple[type, ...]] = {
     "format": int,
     "spec": dict,
     "codec": dict,
-    "tokenizer": dict,
     "stages": dict,
-    "units_per_second": (int, float),
     "facts": dict,
 }
+OF_UNITS: dict[str, type | tuple[type, ...]] = {"tokenizer": dict, "units_per_second": (int, float)}  # of the hierarchy
 STAGE_VALUES = {"transformer", "window_seconds", "step"}
 
 
@@ -50,38 +49,43 @@ class Parts:
 
     spec: TokenSpec
     codec: StageCheckpoint
-    tokenizer: StageCheckpoint
+    tokenizer: StageCheckpoint | None  # None: acoustic only
     stages: dict[Stage, StageCheckpoint]
-    units_per_second: float
+
+    @property
+    def modules(self) -> dict[str, StageCheckpoint]:
+        """Every part that has weights, by the name of its file."""
+        tokenizer = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
+        return {"codec": self.codec, **tokenizer, **self.stages}
 
 
-def compose(root: Path, out: Path) -> None:
+def compose(root: Path, out: Path, *, acoustic_only: bool = False) -> None:
     """Put the best checkpoints of a chain's stages into one generator folder.
 
     Args:
         root: the chain's folder, with `codec/`, `tokenizer/`, `tokens/`, `semantic/`, `coarse/` and `fine/` below it.
         out: the generator's folder; one that stands there is replaced once the new one is complete.
+        acoustic_only: the baseline without units: `acoustic/` takes the place of `semantic/` and `coarse/`, and there is no
+            tokenizer.
 
     Raises:
         FileNotFoundError: if a stage has no checkpoint, naming the command that makes it.
         GeneratorError: if checkpoints come from different chains, naming both sides.
     """
-    parts = collect(root)
-    facts = {**_facts(root), "public_models": _public_models(parts)}
+    parts = collect(root, acoustic_only=acoustic_only)
+    facts = {**_facts(root, parts), "public_models": _public_models(parts)}
     remove_leftovers(out)
     with atomic_path(out) as folder:
         folder.mkdir()
-        _save(folder / "codec.safetensors", parts.codec.weights)
-        _save(folder / "tokenizer.safetensors", parts.tokenizer.weights)
-        for stage, checkpoint in parts.stages.items():
-            _save(folder / f"{stage}.safetensors", checkpoint.weights)
+        for name, checkpoint in parts.modules.items():
+            _save(folder / f"{name}.safetensors", checkpoint.weights)
         write_json(
             folder / "config.json",
             {
                 "format": FORMAT,
                 "spec": parts.spec.as_dict(),
                 "codec": parts.codec.config,
-                "tokenizer": parts.tokenizer.config,
+                **_of_units(parts),
                 "stages": {
                     stage: {
                         "transformer": checkpoint.config["transformer"],
@@ -90,20 +94,28 @@ def compose(root: Path, out: Path) -> None:
                     }
                     for stage, checkpoint in parts.stages.items()
                 },
-                "units_per_second": parts.units_per_second,
                 "facts": facts,
             },
         )
-        (folder / "README.md").write_text(model_card(parts.spec, facts), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(parts.spec, facts, acoustic_only=acoustic_only), encoding="utf-8")
         load_generator(folder)  # what cannot be loaded is not put in place
 
 
-def collect(root: Path) -> Parts:
+def _of_units(parts: Parts) -> dict[str, Any]:
+    if parts.tokenizer is None:
+        return {}
+    rate = float(parts.stages["semantic"].config["units_per_second"])
+    return {"tokenizer": parts.tokenizer.config, "units_per_second": rate}
+
+
+def collect(root: Path, *, acoustic_only: bool = False) -> Parts:
     """Read a chain's best checkpoints and check that they belong together."""
     store = TokenStore(root / "tokens")
     codec = load_stage_checkpoint(root / "codec" / "best.ckpt", stage="codec")
-    tokenizer = load_stage_checkpoint(root / "tokenizer" / "best.ckpt", stage="tokenizer")
-    for name, checkpoint in (("codec", codec), ("tokenizer", tokenizer)):
+    made_with = {"codec": codec}
+    if not acoustic_only:
+        made_with["tokenizer"] = load_stage_checkpoint(root / "tokenizer" / "best.ckpt", stage="tokenizer")
+    for name, checkpoint in made_with.items():
         if store.made_by.get(name) != checkpoint.digest:
             raise GeneratorError(
                 f"{root / name / 'best.ckpt'} is not the {name} that made {store.folder}: it was trained again since. Make the "
@@ -111,7 +123,7 @@ def collect(root: Path) -> Parts:
             )
     stages: dict[Stage, StageCheckpoint] = {}
     for stage in get_args(Stage):
-        if stage == "fine" and not store.spec.fine_levels:
+        if stage not in stage_sets(store.spec)[acoustic_only]:
             continue
         path = root / stage / "best.ckpt"
         checkpoint = load_stage_checkpoint(path, stage=stage)
@@ -123,7 +135,7 @@ def collect(root: Path) -> Parts:
                 f"(`make {stage}`)."
             )
         stages[stage] = checkpoint
-    return Parts(store.spec, codec, tokenizer, stages, float(stages["semantic"].config["units_per_second"]))
+    return Parts(store.spec, codec, made_with.get("tokenizer"), stages)
 
 
 def is_generator(folder: Path) -> bool:
@@ -138,7 +150,8 @@ def generator_digest(folder: Path) -> str:
         FileNotFoundError, GeneratorError: as `load_generator`.
     """
     config = {key: value for key, value in _config(folder).items() if key != "facts"}  # those tell how long it trained
-    parts = ("codec", "tokenizer", *config["stages"])  # names that `_config` knows: none leads out of the folder
+    modules = [name for name in ("codec", "tokenizer") if name in config]
+    parts = (*modules, *config["stages"])  # names that `_config` knows: none leads out of the folder
     weights = {
         f"{part}.{name}": tensor for part in parts for name, tensor in _load(folder / f"{part}.safetensors").items()
     }
@@ -160,18 +173,20 @@ def load_generator(folder: Path) -> AudioLM:
     path = folder / "config.json"
     config = _config(folder)
     spec = TokenSpec.from_dict(config["spec"], source=str(path))
-    expected = {"semantic", "coarse"} | ({"fine"} if spec.fine_levels else set())
+    expected = stage_sets(spec)["tokenizer" not in config]
     if set(config["stages"]) != expected:
         raise GeneratorError(
             f"{folder} has the stages {sorted(config['stages'])}, but its spec asks for {sorted(expected)}."
         )
     try:
-        units_per_second = require_number(
-            config["units_per_second"], low=1e-3, high=spec.semantic_rate_hz, what=f"units_per_second in {path}"
-        )
         codec = rebuild_codec(_part(folder, "codec", config))
-        tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
-        stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel] = {
+        tokenizer, units_per_second = None, None
+        if "tokenizer" in config:
+            units_per_second = require_number(
+                config["units_per_second"], low=1e-3, high=spec.semantic_rate_hz, what=f"units_per_second in {path}"
+            )
+            tokenizer = SemanticTokenizer.from_checkpoint(_part(folder, "tokenizer", config))
+        stages: dict[Stage, LanguageModel] = {
             stage: _language_model(folder, stage, config["stages"][stage], spec)
             for stage in get_args(Stage)
             if stage in expected
@@ -187,8 +202,8 @@ def load_generator(folder: Path) -> AudioLM:
         levels=codec.levels,
         codebook_size=codec.codebook_size,
         coarse_levels=spec.coarse_levels,
-        semantic_rate_hz=tokenizer.rate_hz,
-        clusters=tokenizer.clusters,
+        semantic_rate_hz=spec.semantic_rate_hz if tokenizer is None else tokenizer.rate_hz,
+        clusters=spec.clusters if tokenizer is None else tokenizer.clusters,
     )
     spec.require_equal(found, ours=f"{folder}/config.json", theirs="its codec and tokenizer")
     return AudioLM(spec=spec, codec=codec, tokenizer=tokenizer, stages=stages, units_per_second=units_per_second)
@@ -217,8 +232,10 @@ def _config(folder: Path) -> dict[str, Any]:
     config = read_json(path, made_by=MADE_BY)
     if not isinstance(config, dict) or type(config.get("format")) is not int or config["format"] != FORMAT:
         raise GeneratorError(f"{path} is not a generator of format {FORMAT}.")
-    wrong = sorted(name for name, kind in OUTLINE.items() if name not in config or not isinstance(config[name], kind))
-    unknown = sorted(set(config) - set(OUTLINE))
+    acoustic_only = isinstance(config.get("stages"), dict) and "acoustic" in config["stages"]
+    outline = OUTLINE if acoustic_only else OUTLINE | OF_UNITS
+    wrong = sorted(name for name, kind in outline.items() if name not in config or not isinstance(config[name], kind))
+    unknown = sorted(set(config) - set(outline))
     if wrong or unknown:
         raise GeneratorError(
             f"{path} lacks or misnames {wrong or 'nothing'} and has unknown {str(unknown)[:200]}: it is damaged or of another "
@@ -227,7 +244,7 @@ def _config(folder: Path) -> dict[str, Any]:
     for stage, values in config["stages"].items():
         if stage not in get_args(Stage) or not isinstance(values, dict) or set(values) != STAGE_VALUES:
             raise GeneratorError(f"{path} says of the stage {stage[:80]!r} other things than {sorted(STAGE_VALUES)}.")
-    for name in ("codec", "tokenizer", "stages"):
+    for name in {"codec", "tokenizer", "stages"} & config.keys():
         require_plain(config[name], what=f"{name} in {path}")
     return config
 
@@ -255,7 +272,9 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def _public_models(parts: Parts) -> list[str]:
     """The parts whose weights come from elsewhere, for the model card."""
-    configs = {"codec": parts.codec.config, "encoder": parts.tokenizer.config["encoder"]}
+    configs = {"codec": parts.codec.config}
+    if parts.tokenizer is not None:
+        configs["encoder"] = parts.tokenizer.config["encoder"]
     return [
         f"public {name} ({config['model_config']['model_type']})"
         for name, config in configs.items()
@@ -263,10 +282,10 @@ def _public_models(parts: Parts) -> list[str]:
     ]
 
 
-def _facts(root: Path) -> dict[str, Any]:
+def _facts(root: Path, parts: Parts) -> dict[str, Any]:
     """What the model card says about data and training: read from the chain, not typed by hand."""
     facts: dict[str, Any] = {"stages": {}, "torch": torch.__version__}
-    for stage in ("codec", "tokenizer", *get_args(Stage)):
+    for stage in parts.modules:
         path = root / stage / "done.json"
         if path.is_file():
             facts["stages"][stage] = read_json(path, made_by=f"The {stage} stage")

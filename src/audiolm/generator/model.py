@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from audiolm.codec.codec import Codec
 from audiolm.codec.soundstream import CHUNK_FRAMES, SoundStream
 from audiolm.codec.streaming import DecoderStream
 from audiolm.generator.coarse import CoarseWriter
+from audiolm.generator.codes import CodeWriter
 from audiolm.generator.fine import FineWriter
 from audiolm.generator.rows import Draws, LanguageModel, Row, StageSampling
 from audiolm.generator.units import UnitWriter
 from audiolm.lm.scoring import Scores, log_likelihood
 from audiolm.semantic.batches import encode_batches
 from audiolm.semantic.tokenizer import SemanticTokenizer
-from audiolm.tokens.layout import remove_repeats
+from audiolm.tokens.layout import Stage, remove_repeats
 from audiolm.tokens.spec import TokenSpec
 
 
@@ -31,7 +32,7 @@ class Generation:
     Attributes:
         audio: (samples,) float32: the codec-passed prompt, if there was one, followed by what was generated.
         prompt_samples: where the prompt ends; 0 without one.
-        units: (n,) without repeats: the prompt's and the generated ones.
+        units: (n,) without repeats: the prompt's and the generated ones; none of an acoustic-only generator.
         codes: (levels, frames) of the whole audio.
         sample_rate_hz: of the audio.
     """
@@ -43,12 +44,28 @@ class Generation:
     sample_rate_hz: int
 
 
+def stage_sets(spec: TokenSpec) -> tuple[set[Stage], set[Stage]]:
+    """The stages of a hierarchy and of an acoustic-only generator; a codec whose levels are all coarse has no fine stage."""
+    fine: set[Stage] = {"fine"} if spec.fine_levels else set()
+    return {"semantic", "coarse", *fine}, {"acoustic", *fine}
+
+
 class AudioLM:
     """The composed generator. Audio in, audio out; every result is a function of (seed, utterance id, input).
 
     Load one with `AudioLM.from_pretrained(folder)`; `audiolm compose` writes such folders.
 
-    Source: AudioLM, section III-D (the three inference modes).
+    A generator is the paper's hierarchy (semantic, coarse and, but for piano, fine stage), or its baseline, which is acoustic
+    only: one stage writes the coarse codes without units. That has no tokenizer, so what needs units raises.
+
+    Args:
+        stages: the hierarchy's, or acoustic (and fine).
+        tokenizer, units_per_second: of the hierarchy; None where there are no units.
+
+    Raises:
+        ValueError: for other stages than those, or units where there are none to be.
+
+    Source: AudioLM, section III-D (the three inference modes); the baseline: its ablation on piano.
     """
 
     def __init__(
@@ -56,10 +73,17 @@ class AudioLM:
         *,
         spec: TokenSpec,
         codec: Codec,
-        tokenizer: SemanticTokenizer,
-        stages: dict[Literal["semantic", "coarse", "fine"], LanguageModel],
-        units_per_second: float,
+        tokenizer: SemanticTokenizer | None,
+        stages: dict[Stage, LanguageModel],
+        units_per_second: float | None,
     ) -> None:
+        if set(stages) not in stage_sets(spec):
+            raise ValueError(
+                f"a generator of {spec.levels} levels, {spec.coarse_levels} of them coarse, has the stages "
+                f"{' or '.join(', '.join(sorted(names)) for names in stage_sets(spec))}, got {', '.join(sorted(stages))}"
+            )
+        if {tokenizer is None, units_per_second is None} != {"acoustic" in stages}:
+            raise ValueError("a hierarchy has a tokenizer and units_per_second, an acoustic-only generator has neither")
         self.spec, self.codec, self.tokenizer, self.stages = spec, codec, tokenizer, stages
         self.units_per_second = units_per_second
         self.device = torch.device("cpu")
@@ -80,8 +104,27 @@ class AudioLM:
         """Move all models to a device."""
         self.device = torch.device(device)
         for module in (self.codec, self.tokenizer, *(stage.model for stage in self.stages.values())):
-            module.to(self.device)
+            if module is not None:
+                module.to(self.device)
         return self
+
+    @property
+    def acoustic_only(self) -> bool:
+        """Whether this is the baseline without units."""
+        return "acoustic" in self.stages
+
+    def require_units(self, what: str) -> SemanticTokenizer:
+        """The tokenizer, where `what` is to be done with units.
+
+        Raises:
+            ValueError: if this generator is acoustic only.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{what} needs units, and this generator is acoustic only: it can continue prompts and speak freely. Name the "
+                "hierarchy's generator (`make generator`, `audiolm compose`)."
+            )
+        return self.tokenizer
 
     def continue_(
         self,
@@ -114,7 +157,7 @@ class AudioLM:
         names = self._names(ids, len(prompts))
         rows = [self._prompted(name, prompt, samples) for name, prompt in zip(names, prompts, strict=True)]
         draws = Draws(seed, sampling, stop_at_end)
-        self._units_for(rows, seconds, draws).write()
+        self._plan(rows, seconds, draws)
         return self._speak(rows, draws)
 
     def stream(
@@ -152,7 +195,7 @@ class AudioLM:
 
     @torch.inference_mode()
     def _stream(
-        self, row: Row, units: UnitWriter, fine: FineWriter, decoder: DecoderStream, draws: Draws
+        self, row: Row, units: UnitWriter | None, fine: FineWriter, decoder: DecoderStream, draws: Draws
     ) -> Iterator[Tensor]:
         for codes in row.codes.split(CHUNK_FRAMES, dim=1):  # what is said before decides how the first sample sounds
             decoder.push(codes[None].to(self.device))
@@ -187,7 +230,7 @@ class AudioLM:
         codes = empty.view(self.spec.levels, 0)
         rows = [self._row(name, empty, codes, samples) for name in self._names(ids, count)]
         draws = Draws(seed, sampling, stop_at_end)
-        self._units_for(rows, seconds, draws).write()
+        self._plan(rows, seconds, draws)
         return self._speak(rows, draws)
 
     def resynthesize(
@@ -209,8 +252,9 @@ class AudioLM:
             One generation per recording, without the voice prompt.
 
         Raises:
-            ValueError: as `continue_`; or if there are not as many voices as recordings.
+            ValueError: as `continue_`; if there are not as many voices as recordings; or if the generator is acoustic only.
         """
+        self.require_units("acoustic generation (saying what a recording says)")
         if voices is not None and len(voices) != len(recordings):
             raise ValueError(f"{len(recordings)} recordings need as many voices, got {len(voices)}")
         rows = []
@@ -251,8 +295,10 @@ class AudioLM:
             In the given order: `sum` (nats, at most 0), `tokens` scored, `per_token` (the sum divided by the tokens).
 
         Raises:
-            ValueError: for an empty list, an empty sequence, units out of range, or sequences that are no tensors.
+            ValueError: for an empty list, an empty sequence, units out of range, sequences that are no tensors, or an
+                acoustic-only generator.
         """
+        self.require_units("a log likelihood")
         wrong = next((type(row).__name__ for row in units if not isinstance(row, Tensor)), None)
         if wrong:
             raise ValueError(
@@ -266,10 +312,12 @@ class AudioLM:
         """How likely the semantic model finds what each recording (samples,) says; see `log_likelihood`.
 
         Raises:
-            ValueError: for an empty list, and recordings that are silent, not finite, or shorter than 100 ms.
+            ValueError: for an empty list, and recordings that are silent, not finite, or shorter than 100 ms; or if the
+                generator is acoustic only.
         """
+        tokenizer = self.require_units("a log likelihood")
         checked = [self._checked(recording, f"recording {number}") for number, recording in enumerate(recordings)]
-        units = encode_batches(self.tokenizer, checked, sample_rate_hz=self.spec.sample_rate_hz, batch_size=batch_size)
+        units = encode_batches(tokenizer, checked, sample_rate_hz=self.spec.sample_rate_hz, batch_size=batch_size)
         return self.log_likelihood(units, batch_size=batch_size)
 
     def reconstruct(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
@@ -313,18 +361,23 @@ class AudioLM:
         return audio.float()
 
     def _tokenize(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Units (T_S,) and codes (levels, T_A) of a prompt, cut to whole frames of both streams."""
+        """Units (T_S,), none if acoustic only, and codes (levels, T_A) of a prompt, cut to whole frames of both streams.
+
+        The baseline cuts alike, so that it continues the same prompts.
+        """
         prompt = prompt[: len(prompt) // self.spec.aligned_samples * self.spec.aligned_samples].to(self.device)
         if not len(prompt):
             raise ValueError(
                 "The prompt is shorter than one stretch that is whole in units and frames alike "
                 f"({self.spec.aligned_samples} samples)."
             )
-        return self._units(prompt), self.codec.encode(prompt[None])[0].cpu()
+        units = torch.zeros(0, dtype=torch.int64) if self.acoustic_only else self._units(prompt)
+        return units, self.codec.encode(prompt[None])[0].cpu()
 
     def _units(self, audio: Tensor) -> Tensor:
         """Units (T_S,), with repeats, of audio (samples,) at the generator's rate, which need not be the tokenizer's."""
-        return self.tokenizer.encode(audio[None].to(self.device), sample_rate_hz=self.spec.sample_rate_hz)[0].cpu()
+        tokenizer = self.require_units("tokenizing")
+        return tokenizer.encode(audio[None].to(self.device), sample_rate_hz=self.spec.sample_rate_hz)[0].cpu()
 
     def _prompted(self, name: str, prompt: Tensor, samples: int) -> Row:
         """A row that adds `samples` to a prompt."""
@@ -337,12 +390,20 @@ class AudioLM:
 
     # ------------------------------------------------------------------------------------------------ what comes out
 
-    def _units_for(self, rows: list[Row], seconds: float, draws: Draws) -> UnitWriter:
+    def _plan(self, rows: list[Row], seconds: float, draws: Draws) -> None:
+        if (units := self._units_for(rows, seconds, draws)) is not None:
+            units.write()
+
+    def _units_for(self, rows: list[Row], seconds: float, draws: Draws) -> UnitWriter | None:
+        if self.units_per_second is None:
+            return None
         return UnitWriter(
             self.stages["semantic"], rows, seconds=seconds, units_per_second=self.units_per_second, draws=draws
         )
 
-    def _coarse(self, rows: list[Row], draws: Draws, units: UnitWriter | None) -> CoarseWriter:
+    def _coarse(self, rows: list[Row], draws: Draws, units: UnitWriter | None) -> CodeWriter:
+        if self.units_per_second is None:
+            return CodeWriter(self.stages["acoustic"], rows, draws=draws)
         return CoarseWriter(
             self.stages["coarse"],
             rows,

@@ -12,7 +12,10 @@ from audiolm.tokens.layout import StageLayout
 
 @dataclass(frozen=True)
 class StageSampling:
-    """How each stage draws. The defaults are the paper's temperatures, without top-k or top-p. Source: AudioLM, section IV-C."""
+    """How each stage draws. The defaults are the paper's temperatures, without top-k or top-p. Source: AudioLM, section IV-C.
+
+    `coarse` also says how an acoustic-only generator draws its coarse codes.
+    """
 
     semantic: Sampling = Sampling(0.6)
     coarse: Sampling = Sampling(0.8)
@@ -46,7 +49,7 @@ class Row:
     """One utterance on its way through the stages."""
 
     id: str
-    plan: Tensor  # units to speak, without repeats; those of the prompt first
+    plan: Tensor  # units to speak, without repeats; those of the prompt first; none in an acoustic-only generator
     prompt_units: int  # how many of the plan belong to the prompt
     codes: Tensor  # (levels, frames) of the prompt
     coarse: Tensor  # (coarse levels, frames) so far, the prompt's included

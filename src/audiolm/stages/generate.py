@@ -62,7 +62,8 @@ class GenerateStage(StageModule):
 
     Raises:
         FileNotFoundError: if the generator is not there, naming the command that makes it.
-        ValueError: for numbers out of range, prompts where none are used, or an `out` that is no folder.
+        ValueError: for numbers out of range, prompts where none are used, an `out` that is no folder, or resynthesis with a
+            generator that is acoustic only.
     """
 
     stage = "generate"
@@ -107,6 +108,8 @@ class GenerateStage(StageModule):
         self.mode, self.seconds, self.prompt_seconds, self.count = mode, seconds, prompt_seconds, count
         self.seed, self.sampling, self.stop_at_end = seed, sampling, stop_at_end
         self.generator = AudioLM.from_pretrained(self.generator_folder)
+        if mode == "resynthesize":
+            self.generator.require_units(f"mode {mode}")
 
     @property
     def folder(self) -> Path:

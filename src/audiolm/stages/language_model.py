@@ -1,4 +1,4 @@
-"""The language model stages: semantic, coarse and fine. One class, three layouts."""
+"""The language model stages: semantic, coarse, fine, and acoustic (the baseline without units). One class, four layouts."""
 
 from dataclasses import asdict
 from typing import Any, cast
@@ -36,7 +36,7 @@ class LanguageModelStage(FiniteSteps):
     something.
 
     Args:
-        stage: semantic, coarse or fine.
+        stage: semantic, coarse, fine or acoustic.
         transformer: sizes of the model.
         learning_rate: peak learning rate; reached after `warmup_steps`, then a cosine down to a tenth of it.
         weight_decay: of AdamW, on matrices only.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiolm.tokens.spec import TokenSpec
 
-Stage = Literal["semantic", "coarse", "fine"]
+Stage = Literal["semantic", "coarse", "fine", "acoustic"]
 
 
 def remove_repeats(units: Tensor) -> Tensor:
@@ -98,6 +98,11 @@ class StageLayout:
         coarse    units [0, K), separator K, end K+1,               z_1 z_2 ... separator y_1^1 ... y_T^Q' [end]
                   code c of level q -> K + 2 + q N + c
         fine      code c of level q -> q N + c, separator Q N       y_1^1 ... y_T^Q' separator y_1^Q'+1 ... y_T^Q
+        acoustic  begin 0, end 1, code c of level q -> 2 + q N + c  begin y_1^1 ... y_T^Q' [end]
+
+    The acoustic stage is the baseline that has no units: the coarse stage without its conditioning. It takes the place of the
+    semantic and the coarse stage. The paper's ablation is on piano, where Q' is all levels; for speech, of which the paper does
+    not tell the like, it predicts the coarse levels too and the fine stage adds the rest.
 
     Units lose their repeats, so in the semantic stage the previous unit is illegal. The end token stands only at true
     ends of utterances. Codes are flattened time first, levels inside (AudioLM, section III-C).
@@ -110,8 +115,8 @@ class StageLayout:
     stage: Stage
 
     def __post_init__(self) -> None:
-        if self.stage not in ("semantic", "coarse", "fine"):
-            raise ValueError(f"stage must be semantic, coarse or fine, got {self.stage!r}")
+        if self.stage not in get_args(Stage):
+            raise ValueError(f"stage must be semantic, coarse, fine or acoustic, got {self.stage!r}")
         if self.stage == "fine" and not self.spec.fine_levels:
             raise ValueError(
                 f"there is no fine stage: all {self.spec.levels} levels are coarse. Leave the stage out, or set "
@@ -126,6 +131,7 @@ class StageLayout:
             "semantic": spec.clusters + 2,
             "coarse": spec.clusters + 2 + spec.coarse_levels * spec.codebook_size,
             "fine": spec.levels * spec.codebook_size + 1,
+            "acoustic": 2 + spec.coarse_levels * spec.codebook_size,
         }[self.stage]
 
     def require_vocabulary(self, ids: int) -> None:
@@ -139,21 +145,24 @@ class StageLayout:
     @property
     def phases(self) -> int:
         """Targets in one cycle: 1 unit, or one code for each level that the stage predicts."""
-        return {"semantic": 1, "coarse": self.spec.coarse_levels, "fine": self.spec.fine_levels}[self.stage]
+        return {"semantic": 1, "fine": self.spec.fine_levels}.get(self.stage, self.spec.coarse_levels)
 
     @property
     def end_id(self) -> int | None:
         """The end token. A fine chunk ends where its coarse codes end, so that stage has none."""
-        return {"semantic": self.spec.clusters, "coarse": self.spec.clusters + 1, "fine": None}[self.stage]
+        return {"semantic": self.spec.clusters, "coarse": self.spec.clusters + 1, "fine": None, "acoustic": 1}[
+            self.stage
+        ]
 
     @property
     def start_id(self) -> int:
-        """The token after which targets begin: `begin` in the semantic stage, the separator in the others."""
+        """The token after which targets begin: the separator after conditioning; `begin` in the stages without."""
         spec = self.spec
         return {
             "semantic": spec.clusters + 1,
             "coarse": spec.clusters,
             "fine": spec.levels * spec.codebook_size,
+            "acoustic": 0,
         }[self.stage]
 
     @property
@@ -168,7 +177,7 @@ class StageLayout:
         if self.stage == "semantic":
             return 0, self.spec.clusters + 1
         start = self._first_code_id(self._first_level + phase)
-        return start - (self.stage == "coarse" and phase == 0), start + self.spec.codebook_size
+        return start - (self.end_id is not None and phase == 0), start + self.spec.codebook_size
 
     def illegal(self, previous: Tensor) -> Tensor | None:
         """The one id that may not come after `previous` (rows,): (rows,), or None in a stage without such.
@@ -204,7 +213,7 @@ class StageLayout:
         """
         if self.stage == "semantic":
             prefix, flat = self.prefix(None), remove_repeats(self._checked_units(units))
-        elif self.stage == "coarse":
+        elif self.stage != "fine":
             prefix, flat = self.prefix(units), self._flatten(self._checked_codes(codes), first=0, stop=self.phases)
         else:
             codes = self._checked_codes(codes)
@@ -231,7 +240,7 @@ class StageLayout:
         if self.stage == "semantic":
             prefix, flat = 1, units_left
         else:
-            prefix = 1 + (units_left if self.stage == "coarse" else frames * self._first_level)
+            prefix = 1 + units_left + frames * self._first_level
             flat = frames * self.phases
         targets = flat + (true_end and self.end_id is not None)
         return prefix + targets - 1, targets
@@ -239,7 +248,7 @@ class StageLayout:
     @property
     def reads_units(self) -> bool:
         """Whether units are a part of the sequence."""
-        return self.stage != "fine"
+        return self.stage in ("semantic", "coarse")
 
     @property
     def reads_codes(self) -> bool:
@@ -251,7 +260,7 @@ class StageLayout:
 
         Args:
             units: semantic: units to continue, or None; coarse: the units to speak (both with or without repeats).
-            known_codes: coarse: codes of the prompt (Q', frames), or None; fine: the coarse codes (Q', frames).
+            known_codes: coarse and acoustic: codes of the prompt (Q', frames), or None; fine: the coarse codes (Q', frames).
 
         Returns:
             (tokens,) int64, at least one.
@@ -262,12 +271,13 @@ class StageLayout:
         start = torch.tensor([self.start_id])
         if self.stage == "semantic":
             return start if units is None else torch.cat([start, remove_repeats(self._checked_units(units))])
-        if self.stage == "coarse":
-            known = start[:0]
-            if known_codes is not None:
-                known = self._flatten(self._checked_codes(known_codes), first=0, stop=self.phases)
-            return torch.cat([remove_repeats(self._checked_units(units)), start, known])
-        return torch.cat([self._flatten(self._checked_codes(known_codes), first=0, stop=self._first_level), start])
+        if self.stage == "fine":
+            return torch.cat([self._flatten(self._checked_codes(known_codes), first=0, stop=self._first_level), start])
+        known = start[:0]
+        if known_codes is not None:
+            known = self._flatten(self._checked_codes(known_codes), first=0, stop=self.phases)
+        spoken = remove_repeats(self._checked_units(units)) if self.reads_units else start[:0]
+        return torch.cat([spoken, start, known])
 
     def known_targets(self, prefix: Tensor) -> int:
         """Targets already in a prefix; the next token's phase is this number modulo `phases`."""
@@ -283,7 +293,7 @@ class StageLayout:
             targets: (tokens,) int64 from phase 0 on: known ones and generated ones.
 
         Returns:
-            Semantic: units (n,); coarse and fine: codes (levels of the stage, frames). And whether it ended.
+            Semantic: units (n,); the others: codes (levels of the stage, frames). And whether it ended.
 
         Raises:
             ValueError: for an id that is illegal where it stands, or a last frame with levels missing.
@@ -318,7 +328,7 @@ class StageLayout:
         return self.spec.coarse_levels if self.stage == "fine" else 0
 
     def _first_code_id(self, level: int) -> int:
-        return (self.spec.clusters + 2 if self.stage == "coarse" else 0) + level * self.spec.codebook_size
+        return {"coarse": self.spec.clusters + 2, "acoustic": 2}.get(self.stage, 0) + level * self.spec.codebook_size
 
     def _flatten(self, codes: Tensor, *, first: int, stop: int) -> Tensor:
         if len(codes) < stop:
