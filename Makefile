@@ -52,6 +52,8 @@ lightning = $(LAUNCH) $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2
 
 # the stages in order; what each makes, of what earlier stages, and the name of its configurations if it is Lightning's
 STAGES := corpus codec encoder tokenizer tokens semantic coarse fine generator samples report
+# the paper's baseline without units, which is no part of train-all
+EXTRA_STAGES := acoustic generator-acoustic
 made.corpus := $(ROOT)/manifest.jsonl
 made.codec := $(ROOT)/codec/done.json
 made.encoder := $(ROOT)/encoder/done.json
@@ -63,6 +65,8 @@ made.fine := $(ROOT)/fine/done.json
 made.generator := $(ROOT)/generator/config.json
 made.samples := $(ROOT)/samples/samples.json
 made.report := $(ROOT)/report/index.html
+made.acoustic := $(ROOT)/acoustic/done.json
+made.generator-acoustic := $(ROOT)/generator-acoustic/config.json
 needs.codec := corpus
 needs.encoder := corpus
 needs.tokenizer := $(if $(ENCODER),corpus,encoder)
@@ -70,17 +74,20 @@ needs.tokens := codec tokenizer
 needs.semantic := tokens
 needs.coarse := tokens
 needs.fine := tokens
+needs.acoustic := tokens
 # piano has no fine stage: its coarse stage predicts all levels
-needs.generator := semantic coarse $(if $(filter piano,$(PRESET)),,fine)
+fine := $(if $(filter piano%,$(PRESET)),,fine)
+needs.generator := semantic coarse $(fine)
+needs.generator-acoustic := acoustic $(fine)
 needs.samples := generator
 needs.report := samples
 config.codec := $(CODEC_STAGE)
 config.tokens := tokenize
-$(foreach stage,encoder tokenizer semantic coarse fine,$(eval config.$(stage) := $(stage)))
+$(foreach stage,encoder tokenizer semantic coarse fine acoustic,$(eval config.$(stage) := $(stage)))
 # the prerequisites of a stage's result
 needed = $(foreach stage,$(needs.$(1)),$(made.$(stage))) $(if $(config.$(1)),lightning.yaml $(call configs,$(config.$(1))))
 
-.PHONY: help setup setup-evaluation check test test-long test-cluster train-all chain graph status $(STAGES) clean
+.PHONY: help setup setup-evaluation check test test-long test-cluster train-all chain graph status $(STAGES) $(EXTRA_STAGES) clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
@@ -89,6 +96,7 @@ help: ## this list
 	@echo "Knobs:"
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
 	@echo "  PRESET=demo     demo (minutes, 2 cores) | small (one 24-80 GB GPU) | paper | piano (paper size, 3 x 16384 codes)"
+	@echo "                  | piano-demo (the same codes, minutes, 2 cores)"
 	@echo "  CODEC=NAME      a public codec instead of a trained one: name or folder of an EnCodec, DAC or Mimi"
 	@echo "  ENCODER=NAME    a public encoder instead of a trained one, with LAYER: a HuBERT, WavLM, w2v-BERT 2.0; or mfcc"
 	@echo "  LAYER=N         which layer of the encoder becomes units; of a trained one also by audiolm evaluate layers"
@@ -139,14 +147,14 @@ status: $(READY) ## the chain: stage, state, job, step, loss, time left, last ch
 
 # A stage a line, for `audiolm submit`: its name, what it waits for, its configurations.
 graph:
-	@: $(foreach stage,$(STAGES),$(info $(stage)|$(needs.$(stage))|$(if $(config.$(stage)),lightning.yaml $(call configs,$(config.$(stage))))))
+	@: $(foreach stage,$(STAGES) $(EXTRA_STAGES),$(info $(stage)|$(needs.$(stage))|$(if $(config.$(stage)),lightning.yaml $(call configs,$(config.$(stage))))))
 
 ifneq ($(SLURM),)
 $(if $(filter-out 1,$(SLURM)),$(error SLURM=$(SLURM) is not known: SLURM=1 submits jobs, without it everything runs here))
 KNOBS := DATA PRESET CODEC ENCODER LAYER RUN DEVICES NODES STRATEGY SECONDS_OF_SPEECH BIN
 
 # Every stage that is not up to date becomes a job that runs `make STAGE` with the same knobs.
-train-all $(STAGES): chain
+train-all $(STAGES) $(EXTRA_STAGES): chain
 	@$(AUDIOLM) submit $(@:train-all=report) --root $(ROOT) --partition "$(PARTITION)" --time "$(TIME)" --account "$(ACCOUNT)" \
 		--gpus "$(GPUS)" --cpus "$(CPUS)" --sbatch="$(SBATCH)" --knobs $(foreach knob,$(KNOBS),$(if $($(knob)),"$(knob)=$($(knob))"))
 else
@@ -167,6 +175,8 @@ fine: $(made.fine) ## fine acoustic LM                  tokens/ -> fine/
 generator: $(made.generator) ## one folder that speaks           all of the above -> generator/
 samples: $(made.samples) ## continuations of unseen speakers  generator -> samples/
 report: $(made.report) ## one page to look at and listen    everything -> report/
+acoustic: $(made.acoustic) ## baseline: codes without units     tokens/ -> acoustic/
+generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without units -> generator-acoustic/
 endif
 
 # Refuses another DATA, PRESET, CODEC or ENCODER in the same chain. Runs first, every time; a prerequisite by order only.
@@ -205,6 +215,12 @@ $(made.fine): $(call needed,fine) | chain
 $(made.generator): $(call needed,generator) | chain
 	$(AUDIOLM) compose --root $(ROOT)
 
+$(made.acoustic): $(call needed,acoustic) | chain
+	$(call lightning,fit,acoustic) --ckpt_path last
+
+$(made.generator-acoustic): $(call needed,generator-acoustic) | chain
+	$(AUDIOLM) compose --root $(ROOT) --acoustic-only
+
 $(made.samples): $(call needed,samples) | chain
 	$(AUDIOLM) samples --root $(ROOT) --seconds $(SECONDS_OF_SPEECH)
 
@@ -213,5 +229,5 @@ $(made.report): $(call needed,report) | chain
 
 clean: ## remove the chain of RUN (asks first)
 	@read -r -p "Remove $(ROOT) and everything that was trained in it? [y/N] " answer && [ "$$answer" = y ] && \
-		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation,slurm} \
+		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation,slurm,acoustic,generator-acoustic} \
 		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json,slurm.json}

@@ -74,7 +74,7 @@ def test_every_stage_becomes_a_job_that_waits_for_those_it_needs(tmp_path: Path,
         partition="gpu", time="1-0", account="us", gpus="8", cpus="6", extra="--qos=long --exclude=a,b"
     )
     jobs = submit("report", root=tmp_path / "chain", options=options, knobs=KNOBS)
-    assert list(jobs) == STAGES
+    assert list(jobs) == STAGES  # without the baseline, which is asked for by name
     needs = {stage: list(job.needs) for stage, job in jobs.items()}
     assert needs["codec"] == needs["encoder"] == ["corpus"]
     assert needs["tokens"] == ["codec", "tokenizer"]
@@ -286,3 +286,11 @@ def test_a_run_of_two_words_is_refused_before_make_takes_them_for_two_folders() 
     said = subprocess.run(["make", "-n", "clean", "RUN=my run"], cwd=REPOSITORY, capture_output=True, text=True)
     assert said.returncode
     assert "a run's name has no spaces" in said.stderr
+
+
+def test_the_baseline_is_submitted_by_name_with_what_it_needs(tmp_path: Path, fake: Fake) -> None:
+    jobs = submit("generator-acoustic", root=tmp_path / "chain", options=ClusterOptions(), knobs=KNOBS)
+    before = STAGES[: STAGES.index("tokens") + 1]
+    assert list(jobs) == [*before, "fine", "acoustic", "generator-acoustic"]
+    assert set(jobs["generator-acoustic"].needs) == {"acoustic", "fine"}
+    assert set(jobs["acoustic"].needs) == {"tokens"}

@@ -19,7 +19,7 @@ from rich.console import Console
 from audiolm.files import write_json
 from audiolm.slurm import JobState, SlurmError, Submitted, write_jobs
 from audiolm.stages.heartbeat import Heartbeat
-from audiolm.status import RESULTS, ChainStatus, StageStatus, chain_status
+from audiolm.status import EXTRA_RESULTS, RESULTS, ChainStatus, StageStatus, chain_status
 from audiolm.status_table import duration, print_status, status_json
 from audiolm.verbs import run_verb
 
@@ -75,8 +75,9 @@ def test_the_stages_and_their_results_are_the_makefiles() -> None:
         for line in (REPOSITORY / "Makefile").read_text().splitlines()
         if line.startswith("made.")
     )
-    assert made == RESULTS
+    assert made == RESULTS | EXTRA_RESULTS
     assert f"STAGES := {' '.join(RESULTS)}" in database
+    assert f"EXTRA_STAGES := {' '.join(EXTRA_RESULTS)}" in database
 
 
 def test_a_chain_without_a_trained_encoder_or_a_fine_stage_does_not_wait_for_them(root: Path) -> None:
@@ -84,9 +85,17 @@ def test_a_chain_without_a_trained_encoder_or_a_fine_stage_does_not_wait_for_the
     for chain, missing in (
         ({"encoder": "mfcc", "preset": "demo"}, "encoder"),
         ({"encoder": "", "preset": "piano"}, "fine"),
+        ({"encoder": "", "preset": "piano-demo"}, "fine"),
     ):
         write_json(root / "chain.json", chain)
         assert [stage.stage for stage in chain_status(root).stages] == [stage for stage in RESULTS if stage != missing]
+
+
+def test_the_baseline_is_looked_at_where_it_was_begun(root: Path) -> None:
+    assert "acoustic" not in [stage.stage for stage in chain_status(root).stages]
+    write_json(root / "acoustic" / "done.json", {"steps": 600, "seconds": 7.0})
+    last = chain_status(root).stages[-1]
+    assert (last.stage, last.state, last.step) == ("acoustic", "done", 600)
 
 
 def test_a_finished_chain_is_done_and_says_where_to_listen(chain: Path, tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ RESULTS = {
     "samples": "samples/samples.json",
     "report": "report/index.html",
 }
+EXTRA_RESULTS = {  # of the baseline, which is looked at where it was begun
+    "acoustic": "acoustic/done.json",
+    "generator-acoustic": "generator-acoustic/config.json",
+}
 SILENT_SECONDS = 120.0  # a process on another machine that has noted nothing for so long is taken for dead
 LOG_END_BYTES = 200_000
 START_OF_JOB = r"^== \w+: job \d+, start \d+, "  # the first line of stages/slurm.sbatch
@@ -85,17 +89,17 @@ def chain_status(root: Path) -> ChainStatus:
     jobs = read_jobs(root)
     states, trouble = _ask_slurm(jobs)
     stages: list[StageStatus] = []
-    for stage in _stages_of(root):
+    for stage in [*_stages_of(root), *(name for name in EXTRA_RESULTS if (root / name).is_dir() or name in jobs)]:
         stages.append(_stage_status(root, stage, jobs.get(stage), states, stages))
     return ChainStatus(str(root), stages, [*trouble, *_what_next(root, stages, submitted=bool(jobs))])
 
 
 def _stages_of(root: Path) -> list[str]:
-    """A public encoder is not trained, and piano has no fine stage."""
+    """The stages of `make train-all`. A public encoder is not trained, and piano has no fine stage."""
     path = root / "chain.json"
     chain = read_json(path, made_by="make train-all") if path.exists() else {}
     left_out = {"encoder"} if chain.get("encoder") else set()
-    left_out |= {"fine"} if chain.get("preset") == "piano" else set()
+    left_out |= {"fine"} if str(chain.get("preset")).startswith("piano") else set()
     return [stage for stage in RESULTS if stage not in left_out]
 
 
@@ -113,7 +117,7 @@ def _stage_status(
 ) -> StageStatus:
     beat, done = _read(root / stage / "heartbeat.json"), _read(root / stage / "done.json")
     said = states.get(job.job) if job else None
-    state, why = _state((root / RESULTS[stage]).exists(), beat, said)
+    state, why = _state((root / (RESULTS | EXTRA_RESULTS)[stage]).exists(), beat, said)
     if state == "cancelled" and job:
         ended = [past.stage for past in before if past.stage in job.needs and past.state in ("failed", "cancelled")]
         why = f"needs {', '.join(ended)}" if ended else why

@@ -56,7 +56,8 @@ class Parts:
     def modules(self) -> dict[str, StageCheckpoint]:
         """Every part that has weights, by the name of its file."""
         tokenizer = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
-        return {"codec": self.codec, **tokenizer, **self.stages}
+        stages: dict[str, StageCheckpoint] = {name: checkpoint for name, checkpoint in self.stages.items()}
+        return {"codec": self.codec, **tokenizer, **stages}
 
 
 def compose(root: Path, out: Path, *, acoustic_only: bool = False) -> None:
