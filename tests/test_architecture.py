@@ -32,6 +32,7 @@ ON_TOP = {
     "evaluate_units",
     "evaluate_abx",
     "evaluate_layers",
+    "evaluate_likelihood",
     "evaluate_listening",
     "evaluate_zerospeech",
     "evaluate_prosody",

@@ -30,7 +30,9 @@ def check_chain(
     """
     configs = configs or Path.cwd()
     if preset != "paper" and not (configs / "stages" / preset / "semantic.yaml").is_file():
-        raise ChainError(f"There is no preset {preset!r} of a whole chain: PRESET is demo, small, paper, piano or piano-demo.")
+        raise ChainError(
+            f"There is no preset {preset!r} of a whole chain: PRESET is demo, small, paper, piano or piano-demo."
+        )
     if data and not Path(data).is_dir():
         raise FileNotFoundError(
             f"DATA={data} is not a folder. Name a Libri-Light or LibriSpeech tree, or a folder of audio."

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from audiolm.evaluation.heard_units import heard_units
 from audiolm.evaluation.measured_folder import Pooled, pool, write_results
 from audiolm.evaluation.passage_measures import Measured
 from audiolm.evaluation.passages import Passage, passages_digest
@@ -70,7 +71,7 @@ def measure_diversity(
     counts = {"continuations": len(generated), "real": len(real), "clusters": tokenizer.config_dict().get("clusters")}
     about = json.loads(json.dumps({**about, **counts, "passages_digest": passages_digest(passages)}))
     claim(out, about, verb="diversity", files=("files.csv", "units.jsonl"))
-    units = _all_units(tokenizer.to(device).eval(), passages, out / "units.jsonl", device=device, progress=progress)
+    units = _all_units(tokenizer.to(device).eval(), passages, out / "units.jsonl", progress=progress)
     rows = [row for group in (generated, real) for row in _rows(group, [units[p.kind, p.id] for p in group])]
     start_rows(out / "files.csv", rows, kind=Measured)
     whole: dict[str, float | None] = {}
@@ -125,7 +126,6 @@ def _all_units(
     passages: Sequence[Passage],
     path: Path,
     *,
-    device: str,
     progress: Callable[[int, int], None],
 ) -> dict[tuple[str, str], list[int]]:
     found = _read_units(path)
@@ -134,21 +134,16 @@ def _all_units(
     for number, passage in enumerate(passages, start=1):
         key = (passage.kind, passage.id)
         if key not in found:
-            found[key] = _units(tokenizer, passage, device)
+            found[key] = _units(tokenizer, passage)
             with open(path, "a", encoding="utf-8") as file:
                 file.write(_line(key, found[key]))
         progress(number, len(passages))
     return found
 
 
-@torch.inference_mode()
-def _units(tokenizer: SemanticTokenizer, passage: Passage, device: str) -> list[int]:
-    """Units after the seam, heard with what comes before it; the frame that the seam lies in is not counted."""
-    before, after = passage.read(sample_rate_hz=tokenizer.sample_rate_hz)
-    audio = torch.cat([torch.from_numpy(before), torch.from_numpy(after)])
-    units = tokenizer.encode(audio[None].to(device))[0].cpu()
-    first = math.ceil(len(before) * tokenizer.rate_hz / tokenizer.sample_rate_hz)
-    return remove_repeats(units[first:]).tolist()
+def _units(tokenizer: SemanticTokenizer, passage: Passage) -> list[int]:
+    before, after = map(torch.from_numpy, passage.read(sample_rate_hz=tokenizer.sample_rate_hz))
+    return remove_repeats(heard_units(tokenizer, before, after, sample_rate_hz=tokenizer.sample_rate_hz)[1]).tolist()
 
 
 def _line(key: tuple[str, str], units: list[int]) -> str:

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from audiolm.files import read_json
+from audiolm.tokens.store import TokenStore
 
 STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")
 
 
 def results_tables(root: Path) -> str:
     """Steps, minutes and losses of every stage, and reconstruction on test speakers, as Markdown.
+
+    A codec whose levels are all coarse has no fine stage. The acoustic-only baseline is listed where it was trained.
 
     Validation is on speakers that were not trained on, in nats per token over legal ids; unigram and bigram were counted on
     training tokens and scored on the same validation tokens. Reconstruction is measured on test speakers.
@@ -27,7 +30,10 @@ def results_tables(root: Path) -> str:
     total = 0.0
     chain = root / "chain.json"
     public = chain.exists() and read_json(chain, made_by="make train-all").get("encoder")  # then none was trained
-    for stage in (name for name in STAGES if not (public and name == "encoder")):
+    left_out = {"encoder"} if public else set()
+    left_out |= set() if TokenStore(root / "tokens").spec.fine_levels else {"fine"}
+    baseline = ("acoustic",) if (root / "acoustic" / "done.json").exists() else ()
+    for stage in (name for name in (*STAGES, *baseline) if name not in left_out):
         record = read_json(root / stage / "done.json", made_by=f"make {stage}")
         baselines: dict[str, Any] = {}
         if (root / stage / "baselines.json").exists():
@@ -39,7 +45,7 @@ def results_tables(root: Path) -> str:
         lines.append(
             f"| {stage} | {parameters} | {record['steps'] or ''} | {record['seconds'] / 60:.1f} | {' | '.join(cells)} |"
         )
-    record = read_json(root / "fine" / "done.json", made_by="make fine")
+    record = read_json(root / "coarse" / "done.json", made_by="make coarse")
     lines += [
         "",
         f"{total:.1f} minutes of training and tokenizing on {record['device']}, {record['processes']} process(es) of "

@@ -18,7 +18,7 @@ from audiolm.generator.codes import CodeWriter
 from audiolm.generator.fine import FineWriter
 from audiolm.generator.rows import Draws, LanguageModel, Row, StageSampling
 from audiolm.generator.units import UnitWriter
-from audiolm.lm.scoring import Scores, log_likelihood
+from audiolm.lm.scoring import Scores, after, log_likelihood
 from audiolm.semantic.batches import encode_batches
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import Stage, remove_repeats
@@ -281,7 +281,9 @@ class AudioLM:
             for generation, row in zip(generations, rows, strict=True)
         ]
 
-    def log_likelihood(self, units: Sequence[Tensor], *, batch_size: int = 16) -> Scores:
+    def log_likelihood(
+        self, units: Sequence[Tensor], *, given: Sequence[Tensor] | None = None, batch_size: int = 16
+    ) -> Scores:
         """How likely the semantic model finds each sequence of units.
 
         Repeats are removed first; every unit left is scored, the end token is not. See `lm.scoring.log_likelihood`.
@@ -289,14 +291,16 @@ class AudioLM:
         Args:
             units: each (n,) in [0, clusters), with or without repeats, at least one. Sequences longer than the model's
                 window are scored whole: its position bias reaches any length.
+            given: for each of them what was said before (m,), which is not scored. A sequence that begins with the unit that
+                was said last goes on with it: that unit is not scored again.
             batch_size: sequences at a time. Less needs less memory.
 
         Returns:
             In the given order: `sum` (nats, at most 0), `tokens` scored, `per_token` (the sum divided by the tokens).
 
         Raises:
-            ValueError: for an empty list, an empty sequence, units out of range, sequences that are no tensors, or an
-                acoustic-only generator.
+            ValueError: for an empty list, an empty sequence, one that only goes on with the unit before it, units out of
+                range, sequences that are no tensors, as many `given` as there are not units, or an acoustic-only generator.
         """
         self.require_units("a log likelihood")
         wrong = next((type(row).__name__ for row in units if not isinstance(row, Tensor)), None)
@@ -305,7 +309,10 @@ class AudioLM:
                 f"each sequence of units must be a tensor (n,) of integers, got a {wrong}: `torch.tensor(row)`"
             )
         stage = self.stages["semantic"]
-        sequences = [stage.layout.sequence(row, None, true_end=False) for row in units]
+        if given is None:
+            sequences = [stage.layout.sequence(row, None, true_end=False) for row in units]
+        else:
+            sequences = [after(stage.layout, *rows) for rows in zip(given, units, strict=True)]
         return log_likelihood(stage.model, stage.layout, sequences, batch_size=batch_size)
 
     def log_likelihood_of_audio(self, recordings: Sequence[Tensor], *, batch_size: int = 16) -> Scores:

@@ -1,13 +1,13 @@
 """Scoring: how likely a model finds given sequences, in nats, over the ids that are legal at each position."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from audiolm.lm.transformer import Transformer
-from audiolm.tokens.layout import StageLayout, TokenBatch, TokenSequence, collate
+from audiolm.tokens.layout import StageLayout, TokenBatch, TokenSequence, collate, remove_repeats
 
 LOGITS_AT_ONCE = 2**22  # float64 numbers: 32 MB, however long the sequences and however many
 
@@ -63,6 +63,22 @@ def log_likelihood(
     finally:
         model.train(was_training)
     return Scores(sums, torch.tensor([int((sequence.phases >= 0).sum()) for sequence in sequences]))
+
+
+def after(layout: StageLayout, given: Tensor, units: Tensor) -> TokenSequence:
+    """Units (n,) laid out behind those of a prompt (m,), of which none is scored; the end token is left out.
+
+    Raises:
+        ValueError: if no unit is left to be scored: all are the prompt's last one.
+    """
+    sequence = layout.sequence(torch.cat([given, units]), None, true_end=False)
+    phases = sequence.phases.clone()
+    phases[: len(remove_repeats(given))] = -1
+    if not (phases >= 0).any():
+        raise ValueError(
+            f"{len(units)} units after {len(given)} only go on with the last of those: nothing is to be scored"
+        )
+    return replace(sequence, phases=phases)
 
 
 def _sums(model: Transformer, layout: StageLayout, batch: TokenBatch) -> Tensor:
