@@ -56,7 +56,7 @@ class Parts:
     def modules(self) -> dict[str, StageCheckpoint]:
         """Every part that has weights, by the name of its file."""
         tokenizer = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
-        stages: dict[str, StageCheckpoint] = {name: checkpoint for name, checkpoint in self.stages.items()}
+        stages = {str(stage): checkpoint for stage, checkpoint in self.stages.items()}
         return {"codec": self.codec, **tokenizer, **stages}
 
 
