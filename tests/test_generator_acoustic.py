@@ -228,3 +228,25 @@ def test_without_an_acoustic_stage_compose_says_what_to_run(chain: Path, tmp_pat
     with pytest.raises(FileNotFoundError, match="make acoustic"):
         run_verb(["compose", "--acoustic-only", "--root", str(chain), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_both_generators_are_judged_and_heard_side_by_side(
+    trained: Path, run_stage_of: Callable[..., None], tmp_path: Path
+) -> None:
+    """The commands of the README, from prompts to the likelihood of units and the page for raters."""
+    folders = {"hierarchy": "generator", "acoustic-only": "generator-acoustic"}
+    for name, generator in folders.items():
+        options = ("--model.generator", str(trained / generator), "--model.out", str(tmp_path / name))
+        run_stage_of("generate", trained, *options, "--model.seconds", "0.5", verb="predict")
+    paths = [str(tmp_path / name) for name in folders]
+    run_verb(
+        ["evaluate", "likelihood", *paths, "--root", str(trained), "--device", "cpu", "--out", str(tmp_path / "l")]
+    )
+    summary = json.loads((tmp_path / "l" / "summary.json").read_text())
+    assert [row["system"] for row in summary["rows"]] == ["hierarchy", "acoustic-only", "real"]
+    assert len({row["prompts"] for row in summary["rows"]}) == 1
+    arguments = ["--a", paths[0], "--b", paths[1], "--seconds", "0.9", "--seed", "1", "--out", str(tmp_path / "test")]
+    run_verb(["evaluate", "listening-test", "make", *arguments])
+    assert (tmp_path / "test" / "listening-test.html").exists()
+    items = json.loads((tmp_path / "test" / "key.json").read_text())["items"]
+    assert len(items) == summary["rows"][0]["files"]

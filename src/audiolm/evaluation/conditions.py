@@ -82,7 +82,7 @@ def condition_clips(
 
     Raises:
         FileNotFoundError: if there is no generator.
-        ValueError: for recordings that cannot be used, two whose names differ in their suffix only, and folders that hold the
+        ValueError: for acoustic generations of a generator that is acoustic only, recordings that cannot be used, two whose names differ in their suffix only, and folders that hold the
             audio of other settings, recordings or generators.
     """
     made = [kind for kind in KINDS if kind in kinds and kind != "original"]
@@ -90,6 +90,8 @@ def condition_clips(
     if not made:
         return found
     model = AudioLM.from_pretrained(generator, device=device)
+    if "acoustic" in made:
+        model.require_units("acoustic generation")
     plans = {
         (kind, name): _plan(clips, kind, manner, generator, folder / name, model)
         for kind in made
