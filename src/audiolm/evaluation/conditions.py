@@ -82,8 +82,8 @@ def condition_clips(
 
     Raises:
         FileNotFoundError: if there is no generator.
-        ValueError: for acoustic generations of a generator that is acoustic only, recordings that cannot be used, two whose names differ in their suffix only, and folders that hold the
-            audio of other settings, recordings or generators.
+        ValueError: for acoustic generations of a generator without units, recordings that cannot be used, two whose names differ
+            in their suffix only, and folders that hold the audio of other settings, recordings or generators.
     """
     made = [kind for kind in KINDS if kind in kinds and kind != "original"]
     found: dict[Kind, list[list[Clip]]] = {"original": [list(clips)]} if "original" in kinds else {}
