@@ -250,3 +250,26 @@ def test_both_generators_are_judged_and_heard_side_by_side(
     assert (tmp_path / "test" / "listening-test.html").exists()
     items = json.loads((tmp_path / "test" / "key.json").read_text())["items"]
     assert len(items) == summary["rows"][0]["files"]
+
+
+def test_a_chain_whose_levels_are_all_coarse_has_both_generators_and_results(
+    chain: Path, run_stage_of: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for piano: no fine stage anywhere."""
+    root = Path(shutil.copytree(chain, tmp_path / "chain"))
+    for stage in ("tokens", "semantic", "coarse", "fine"):
+        shutil.rmtree(root / stage)
+    run_stage_of("tokenize", root, "--model.coarse_levels", str(SPEC.levels))
+    for stage in ("semantic", "coarse", "acoustic"):
+        run_stage_of(stage, root, "--trainer.precision", "32-true")
+    for options in ([], ["--acoustic-only"]):
+        run_verb(["compose", "--root", str(root), *options])
+    for name in ("generator", "generator-acoustic"):
+        model = AudioLM.from_pretrained(root / name)
+        assert "fine" not in model.stages
+        result = model.continue_([tones_and_noise(9000)], seconds=0.5)[0]
+        assert len(result.audio) == result.prompt_samples + 8000
+    run_verb(["results", "--root", str(root)])
+    printed = capsys.readouterr().out
+    assert "| acoustic |" in printed
+    assert "| fine |" not in printed

@@ -155,7 +155,7 @@ def test_an_interrupted_compose_leaves_nothing_under_the_final_name(
 ) -> None:
     from audiolm.generator import folder
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(folder, "model_card", interrupted)
