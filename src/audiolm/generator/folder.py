@@ -28,7 +28,7 @@ from audiolm.untrusted.values import from_values, require_number, require_plain
 FORMAT = 2
 MADE_BY = "`audiolm compose`"
 LONGEST_WINDOW_SECONDS = 3600
-OUTLINE: dict[str, type | tuple[type, ...]] = {
+OUTLINE: dict[str, type | tuple[type, ...]] = {  # of config.json
     "format": int,
     "spec": dict,
     "codec": dict,
