@@ -35,6 +35,7 @@ ON_TOP = {
     "evaluate_listening",
     "evaluate_zerospeech",
     "evaluate_prosody",
+    "evaluate_paper",
     "cli",
     "chain",
     "install",

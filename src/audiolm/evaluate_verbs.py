@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from audiolm.evaluate_abx import add_abx
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_listening import add_listening
+from audiolm.evaluate_paper import add_paper
 from audiolm.evaluate_prosody import add_prosody
 from audiolm.evaluate_units import add_units
 from audiolm.evaluate_zerospeech import add_zerospeech
@@ -47,6 +48,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_listening(commands)
     add_zerospeech(commands)
     add_prosody(commands)
+    add_paper(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

@@ -20,7 +20,6 @@ from audiolm.evaluation.published import (
 )
 
 Row = Mapping[str, Any]
-CONDITIONS = ("original", "reconstruction", "acoustic", "continuation")
 
 
 def percent(share: float | None) -> float | None:
@@ -104,9 +103,7 @@ def pairs_of_clusters(verb: str, clusters: int | None, content: Any) -> Numbers:
 def recognition_table(content: Any) -> Numbers:
     """Of `asr`: error rates of every condition."""
     characters, words = RECOGNITION.columns
-    return {
-        row["condition"]: {characters: percent(row["cer"]), words: percent(row["wer"])} for row in rows_of(content)
-    }
+    return {row["condition"]: {characters: percent(row["cer"]), words: percent(row["wer"])} for row in rows_of(content)}
 
 
 def speaker_table(content: Any) -> Numbers:
@@ -116,9 +113,13 @@ def speaker_table(content: Any) -> Numbers:
 
 def detector_table(content: Any) -> Numbers:
     """Of `detector`: balanced accuracy against originals that passed the codec, and against raw ones."""
-    accuracy = DETECTION.columns[0]
+    labels = dict(zip(("reconstruction", "original"), DETECTION.rows, strict=True))
     return {
-        row["originals"]: {accuracy: percent(row["balanced_accuracy"]), "area under ROC": row["auc"]}
+        labels[row["against"]]: {
+            DETECTION.columns[0]: percent(row["balanced_accuracy"]),
+            "area under ROC": row["area"],
+            "equal error rate, %": percent(row["equal_error_rate"]),
+        }
         for row in rows_of(content)
     }
 

@@ -45,8 +45,8 @@ def run_steps(steps: Sequence[Step], records: Path, run: Callable[[Sequence[str]
     Returns:
         Names of the steps that failed.
     """
-    failed = []
-    for step in steps:
+    failed: list[str] = []
+    for step in {step.name: step for step in steps}.values():  # two tables may read of one result
         if step.lacking or is_done(step, records):
             continue
         print(f"\n{step.command}", flush=True)
@@ -80,7 +80,7 @@ def read_run(step: Step, records: Path) -> Run | None:
 
 def _attempt(step: Step, records: Path, run: Callable[[Sequence[str]], None]) -> str:
     """Run it and write its record; returns what went wrong, or nothing."""
-    last, started = read_run(step, records), time.monotonic()
+    last, inputs, started = read_run(step, records), digest(step.inputs), time.monotonic()
     before = last.seconds if last is not None and _same(last, step) else 0.0
     error = "It was interrupted."
     try:
@@ -94,7 +94,7 @@ def _attempt(step: Step, records: Path, run: Callable[[Sequence[str]], None]) ->
         error = "" if left.code in (None, 0) else f"The command ended with status {left.code}: {left}"
     finally:
         seconds = round(before + time.monotonic() - started, 1)
-        record = Run(step.arguments, digest(step.inputs), seconds, machine(), error)
+        record = Run(step.arguments, inputs, seconds, machine(), error)
         write_json(records / f"{step.name}.json", _plain(record))
     return error
 

@@ -32,8 +32,8 @@ TOKENS = Published(
     where="Table I",
     columns=("bit/s", "ABX within, %", "ABX across, %", "ViSQOL"),
     protocol=(
-        "LibriSpeech dev-clean. Units of w2v-BERT XL, codes of SoundStream (4 and 12 levels). ABX by the Libri-Light scripts, which "
-        "leave out the last frame of every item; each frame stands for the (residually) quantized vector. ViSQOL in speech "
+        "LibriSpeech dev-clean. Units of w2v-BERT XL, codes of SoundStream (4 and 12 levels). ABX by the Libri-Light scripts, "
+        "which leave out the last frame of every item; each frame stands for the (residually) quantized vector. ViSQOL in speech "
         "mode at 16 kHz, mapping not stated, of audio from a SoundStream decoder trained on each kind of token."
     ),
     rows={
@@ -83,8 +83,8 @@ SPEAKERS = Published(
     where="Table III",
     columns=("accuracy, %",),
     protocol=(
-        "A classifier of 291 speakers (LibriSpeech train-clean-100 and test-clean, random 90/10 split, originals), windows of 1 s "
-        "every 250 ms; how these are put together is not stated. Test-clean utterances of 4 to 10 s; three continuations of "
+        "A classifier of 291 speakers (LibriSpeech train-clean-100 and test-clean, random 90/10 split, originals), windows of "
+        "1 s every 250 ms; how these are put together is not stated. Test-clean utterances of 4 to 10 s; three continuations of "
         "7 s after 3 s each, prompts not heard. Chance is 0.3 %."
     ),
     rows={"reconstruction": (100.0,), "acoustic": (3.2,), "continuation": (92.6,)},
@@ -95,8 +95,8 @@ PAIRS = Published(
     where="Table IV",
     columns=("sWUGGY all, %", "sWUGGY in vocabulary, %", "sBLIMP, %"),
     protocol=(
-        "ZeroSpeech 2021 development sets: 10,000 pairs of words and 6,300 of sentences in four synthetic voices. AudioLM's score is "
-        "the log likelihood of the units divided by their number, but for the last row, which the text gives."
+        "ZeroSpeech 2021 development sets: 10,000 pairs of words and 6,300 of sentences in four synthetic voices. AudioLM's "
+        "score is the log likelihood of the units divided by their number, but for the last row, which the text gives."
     ),
     rows={
         "text, forced alignment": (92.2, None, 63.7),
@@ -126,8 +126,8 @@ DETECTION = Published(
     where="Detector of synthesized speech",
     columns=("balanced accuracy, %",),
     protocol=(
-        "The speaker classifier's network, two classes: continuations without prompts, and originals. Trained on train-clean-100; a "
-        "balanced evaluation set. Against originals that did not pass the codec the task is said to be trivial."
+        "The speaker classifier's network, two classes: continuations without prompts, and originals. Trained on train-clean-100; "
+        "a balanced evaluation set. Against originals that did not pass the codec the task is said to be trivial."
     ),
     rows={"originals through the codec": (98.6,), "raw originals": (100.0,)},
 )
@@ -146,7 +146,7 @@ ACOUSTIC_ONLY = Published(
     where="Acoustic-only ablation",
     columns=("nats per unit",),
     protocol=(
-        "One model on flattened codes, prompts of 4 s. The paper prints no number: it says that speaker and recording conditions stay, and "
-        "that the words become babble. We let the semantic model judge the units of both kinds of continuation."
+        "One model on flattened codes, prompts of 4 s. The paper prints no number: it says that speaker and recording "
+        "conditions stay, and that the words become babble. We let the semantic model judge the units of both kinds of continuation."
     ),
 )

@@ -1,0 +1,103 @@
+"""What steps of the paper's evaluation share: their options, what they depend on, and what may not be there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from audiolm.evaluation.paper_steps import Given, Lack, Step
+from audiolm.files import read_json
+
+Lacks = tuple[Lack, ...]
+CHAIN_STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # those of `make train-all`
+
+
+def items(given: Given) -> tuple[str | Path, ...]:
+    """The options that name items and their recordings."""
+    return ("--items", given.items or "phoneme.item", "--audio", given.audio or "AUDIO")
+
+
+def conditions(given: Given) -> tuple[str, ...]:
+    """The options that say of which recordings conditions are made."""
+    return (*data(given), *given.limited(), "--device", given.device)
+
+
+def data(given: Given) -> tuple[str, ...]:
+    """The option that names recordings; without it verbs take the chain's test split."""
+    return () if given.data is None else ("--data", str(given.data))
+
+
+def present(*paths: Path | None) -> tuple[Path, ...]:
+    """Those that were named."""
+    return tuple(path for path in paths if path is not None)
+
+
+def generator(given: Given) -> tuple[Path, ...]:
+    """What a result of the generator depends on."""
+    return (given.root / "generator",)
+
+
+def no_items(given: Given) -> Lacks:
+    """A lack, where no items or no recordings of theirs were named."""
+    if given.items and given.audio:
+        return ()
+    what = "an .item file of aligned phones and its recordings (Libri-Light's or ZeroSpeech's)"
+    return (Lack(what, given.again("--items", "phoneme.item", "--audio", "AUDIO")),)
+
+
+def no_generator(given: Given) -> Lacks:
+    """A lack, where the chain has no generator."""
+    return given.needs(given.root / "generator" / "config.json", "the generator", given.make("generator"))
+
+
+def no_manifest(given: Given) -> Lacks:
+    """A lack, where there is nothing to compare with."""
+    if given.data is not None:
+        return ()
+    return given.needs(given.root / "manifest.jsonl", "the list of recordings", given.make("corpus"))
+
+
+def no_continuations(given: Given) -> Lacks:
+    """A lack, where the chain has not spoken."""
+    folder = given.continuations
+    known = folder / ("samples.json" if folder.name == "samples" else "")
+    return given.needs(known, "continuations", given.make("samples"))
+
+
+def no_acoustic_only(given: Given) -> Lacks:
+    """A lack, where no continuations of a model without units were named."""
+    if given.acoustic_only is not None:
+        return ()
+    what = "continuations of a model without units (stages/acoustic.yaml)"
+    return (Lack(what, given.again("--acoustic-only", "FOLDER")),)
+
+
+def untrained(given: Given, *stages: str) -> Lacks:
+    """A lack for every stage that has no checkpoint."""
+    return tuple(
+        lack
+        for stage in stages
+        for lack in given.needs(
+            given.root / stage / "best.ckpt",
+            f"the {stage} stage",
+            given.make(stage) if stage in CHAIN_STAGES else given.fit(stage),
+        )
+    )
+
+
+def with_lacks(step: Step, lacks: Sequence[Lack]) -> Step:
+    """The step, lacking these first."""
+    return replace(step, lacking=(*lacks, *step.lacking))
+
+
+def number_of_units(given: Given) -> int | None:
+    """K of the chain's generator, or None where it has none."""
+    path = given.root / "generator" / "config.json"
+    if not path.exists():
+        return None
+    config = read_json(path, made_by="audiolm compose")
+    try:
+        return int(config["spec"]["clusters"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say how many units it has ({error}): compose the generator again."
+        ) from error
