@@ -1,7 +1,8 @@
 """`audiolm evaluate paper`: the paper's whole evaluation, of whatever is there, as one page."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _paper(options: argparse.Namespace) -> None:
     evaluate_paper(options, run=run_verb)
 
 
-def evaluate_paper(options: argparse.Namespace, *, run: Callable[[Sequence[str]], None]) -> None:
+def evaluate_paper(options: argparse.Namespace, *, run: Callable[[list[str]], None]) -> None:
     """Run what can be run, write the page, and fail in the end if anything failed.
 
     Args:
@@ -60,9 +61,7 @@ def evaluate_paper(options: argparse.Namespace, *, run: Callable[[Sequence[str]]
     from audiolm.lock import only_one
 
     _check(options)
-    names = ("root", "items", "audio", "zerospeech", "transcripts", "data", "acoustic_only")
-    names += ("recognizer", "xvector", "limit", "device")
-    given = Given(**{name: getattr(options, name) for name in names})
+    given = Given(**{field.name: getattr(options, field.name) for field in fields(Given)})
     experiments = plan(given, options.only)
     records = given.at(FOLDER)
     with only_one(records, what="audiolm evaluate paper"):

@@ -9,7 +9,7 @@ from audiolm.evaluation.paper_steps import Given, Step
 from audiolm.evaluation.published import Published
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is only ever itself, and a key of what is found of it
 class Experiment:
     """A table or figure.
 
@@ -104,7 +104,7 @@ EXPERIMENTS = (
         plans.acoustic_only,
     ),
     Experiment(
-        "codec", "More: the codec by levels", None, "Not in the paper in this form; ViSQOL is Table I's.", codec
+        "codec", "More: the codec by levels", None, "Not in the paper in this form; ViSQOL is Table I's.", plans.codec
     ),
     Experiment("prosody", "More: the seam between prompt and continuation", None, "Not in the paper.", plans.prosody),
     Experiment("diversity", "More: how varied continuations are", None, "Not in the paper.", plans.diversity),

@@ -3,14 +3,13 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from audiolm.evaluation.paper_claims import CLAIMS, Judged, judge
 from audiolm.evaluation.paper_experiments import Experiment
+from audiolm.evaluation.paper_found import Found, find
 from audiolm.evaluation.paper_readers import columns_of
-from audiolm.evaluation.paper_runs import Run, read_run
 from audiolm.evaluation.paper_steps import Given, Numbers, Step
 from audiolm.evaluation.paper_words import chain_section, explained_section
 from audiolm.evaluation.report_page import Html, element, figure, join, page, paragraph, table
@@ -20,36 +19,6 @@ NONE = "–"
 MOST_ROWS = 60  # of a result, shown below its table; the file has all
 MOST_PICTURE_BYTES = 4_000_000
 CLASSES = {"seen": "good", "not seen": "bad", "not measured": "soft"}
-
-
-@dataclass
-class Found:
-    """What is known of one experiment."""
-
-    experiment: Experiment
-    steps: Sequence[Step]
-    numbers: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    contents: dict[str, Any] = field(default_factory=dict)  # by name of the step
-    runs: dict[str, Run] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-
-
-def find(experiment: Experiment, steps: Sequence[Step], records: Path) -> Found:
-    """Read what its steps have left behind; a damaged file becomes an error of this experiment."""
-    found = Found(experiment, steps)
-    for step in steps:
-        try:
-            if (last := read_run(step, records)) is not None:
-                found.runs[step.name] = last
-                if last.error:
-                    found.errors.append(f"{step.command}: {last.error}")
-            if (content := step.content()) is not None:
-                for label, row in step.numbers(content).items():
-                    found.numbers.setdefault(label, {}).update(row)
-                found.contents[step.name] = content
-        except (OSError, ValueError) as error:
-            found.errors.append(str(error))
-    return found
 
 
 def write_page(given: Given, experiments: Mapping[Experiment, Sequence[Step]], records: Path) -> tuple[Path, list[str]]:
@@ -66,8 +35,8 @@ def write_page(given: Given, experiments: Mapping[Experiment, Sequence[Step]], r
     chain, damaged = chain_section(given)
     sections |= {"What the chain cost": chain, "How to read this": explained_section(given)}
     lead = paragraph(
-        "Each table and figure of “AudioLM: a Language Modeling Approach to Audio Generation” (arXiv 2209.03143, version 2) beside "
-        "what this chain gives. A column says whose it is; what was not measured says which command measures it."
+        "Each table and figure of “AudioLM: a Language Modeling Approach to Audio Generation” (arXiv 2209.03143, version 2) "
+        "beside what this chain gives. A column says whose it is; what was not measured says which command measures it."
     )
     path = given.root / "report" / "paper.html"
     with atomic_path(path) as temporary:
@@ -133,21 +102,23 @@ def _beside(found: Found) -> Html:
         cells = [
             cell
             for name, value in zip(shared, theirs, strict=True)
-            for cell in (_paper_cell(value), number(ours.get(name)))
+            for cell in (_soft(number(value)), number(ours.get(name)))
         ]
         rows.append([label, *cells, *(number(ours.get(name)) for name in own)])
     return table(head, rows)
 
 
-def _paper_cell(value: float | None) -> Html:
-    return element("span", number(value), class_="soft")
+def _soft(text: str) -> Html:
+    return element("span", text, class_="soft")
 
 
 def number(value: object) -> str:
-    """Three or four digits, as they are read; a dash where there is none."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        return NONE if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.4g}"
+    """Four digits; a dash where there is none; text as it is."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _not_run(step: Step) -> Html:

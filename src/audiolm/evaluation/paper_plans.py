@@ -197,7 +197,7 @@ def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
 def _listening(given: Given, folder: str, folders: str, read: Callable[[Any], Numbers]) -> Step:
     at = given.at(folder)
     codec = f" {given.root / 'generator'}" if folders.endswith("--codec") else ""
-    lack = ()
+    lack: tuple[Lack, ...] = ()
     if not (at / "scores.json").exists():
         lack = (
             Lack("answers of people", f"audiolm evaluate listening-test make {folders}{codec} --out {at}"),

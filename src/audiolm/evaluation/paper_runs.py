@@ -35,7 +35,7 @@ class Run:
     error: str = ""
 
 
-def run_steps(steps: Sequence[Step], records: Path, run: Callable[[Sequence[str]], None]) -> list[str]:
+def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], None]) -> list[str]:
     """Run what can be run and is not done; a step that fails leaves its message in its record, and the next ones run.
 
     Args:
@@ -78,13 +78,13 @@ def read_run(step: Step, records: Path) -> Run | None:
         raise ValueError(f"{path} is no record of a step ({error}): it was edited. Remove it.") from error
 
 
-def _attempt(step: Step, records: Path, run: Callable[[Sequence[str]], None]) -> str:
+def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str:
     """Run it and write its record; returns what went wrong, or nothing."""
     last, inputs, started = read_run(step, records), digest(step.inputs), time.monotonic()
     before = last.seconds if last is not None and _same(last, step) else 0.0
     error = "It was interrupted."
     try:
-        run(step.arguments)
+        run(list(step.arguments))
         error = "" if step.result.exists() else f"It ended, but {step.result} is not there."
     except Exception as raised:  # of whatever kind: the other tables do not depend on it
         error = in_words(raised) or f"{type(raised).__name__}: {raised}"

@@ -44,19 +44,20 @@ def chain_section(given: Given) -> tuple[Html, list[str]]:
 def explained_section(given: Given) -> Html:
     """What words on the page mean, and the commands."""
     words = {
-        "Paper and ours": "Two columns with one name measure the same thing, each by its own protocol: the two are never of the same data "
+        "Paper and ours": "Two columns of one name measure the same thing, each by its own protocol, and never of the same data "
         "unless the settings below a table say so. A dash: no number.",
-        "Seen, not seen": "Whether every comparison of a claim that could be made goes the way it does in the paper. A small chain may "
-        "well show some and not others.",
-        "Seconds": "Of the command as this page ran it, over its attempts, without starting Python. Audio of conditions, which several "
-        "tables share, counts where it was first made.",
-        "Shares": "All accuracies and errors in the tables are in percent; the folded rows are as the file has them, shares from 0 to 1.",
+        "Seen, not seen": "Whether every comparison of a claim that could be made goes the way it does in the paper. A small "
+        "chain may well show some and not others.",
+        "Seconds": "Of the command as this page ran it, over its attempts, without starting Python. Audio of conditions, "
+        "which several tables share, counts where it was first made.",
+        "Shares": "Accuracies and errors in the tables are in percent; the folded rows are as the file has them, shares from "
+        "0 to 1.",
     }
     commands = "\n".join(
         (
             f"{given.again()}   # again: what is done is not done again",
             f"{given.again('--page-only')}   # this page of what is there",
-            f"{given.again('--items', 'phoneme.item', '--audio', 'AUDIO', '--zerospeech', 'sLM21-dataset')}   # with benchmark data",
+            f"{given.again('--items', 'phoneme.item', '--audio', 'AUDIO', '--zerospeech', 'sLM21-dataset')}   # benchmark data",
         )
     )
     entries = [part for word, said in words.items() for part in (element("dt", word), element("dd", said))]

@@ -126,8 +126,8 @@ DETECTION = Published(
     where="Detector of synthesized speech",
     columns=("balanced accuracy, %",),
     protocol=(
-        "The speaker classifier's network, two classes: continuations without prompts, and originals. Trained on train-clean-100; "
-        "a balanced evaluation set. Against originals that did not pass the codec the task is said to be trivial."
+        "The speaker classifier's network, two classes: continuations without prompts, and originals. Trained on "
+        "train-clean-100; a balanced evaluation set. Against originals that did not pass the codec the task is said to be trivial."
     ),
     rows={"originals through the codec": (98.6,), "raw originals": (100.0,)},
 )
@@ -147,6 +147,7 @@ ACOUSTIC_ONLY = Published(
     columns=("nats per unit",),
     protocol=(
         "One model on flattened codes, prompts of 4 s. The paper prints no number: it says that speaker and recording "
-        "conditions stay, and that the words become babble. We let the semantic model judge the units of both kinds of continuation."
+        "conditions stay, and that the words become babble. We let the semantic model judge the units "
+        "of both kinds of continuation."
     ),
 )
