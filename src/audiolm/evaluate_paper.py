@@ -27,7 +27,9 @@ def add_paper(commands: Any) -> None:
     paper.add_argument("--transcripts", type=Path, help="transcribed recordings, LibriSpeech's layout: Table II")
     paper.add_argument("--data", type=Path, help="recordings of unseen speakers; by default the chain's test split")
     paper.add_argument("--acoustic-only", type=Path, help="continuations of a model without units: the ablation, piano")
-    paper.add_argument("--recognizer", help="Table II: a public recogniser by name or folder; by default ROOT/asr")
+    paper.add_argument(
+        "--recogniser", "--recognizer", help="Table II: a public recogniser by name or folder; by default ROOT/asr"
+    )
     paper.add_argument("--xvector", help="Table III: a public speaker embedding by name or folder, as a second measure")
     paper.add_argument(
         "--only", nargs="+", metavar="TABLE", help="only these, such as tokens asr pairs; the page has only them"

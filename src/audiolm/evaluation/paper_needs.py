@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from audiolm.evaluation.paper_steps import Given, Lack, Step
 from audiolm.files import read_json
+from audiolm.manifest import read_manifest
 
+PROMPT_SECONDS, CONTINUATION_SECONDS = 3.0, 7.0  # the paper's
 Lacks = tuple[Lack, ...]
 CHAIN_STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # those of `make train-all`
 
@@ -61,6 +65,27 @@ def no_continuations(given: Given) -> Lacks:
     folder = given.continuations
     known = folder / ("samples.json" if folder.name == "samples" else "")
     return given.needs(known, "continuations", given.make("samples"))
+
+
+def no_transcripts(given: Given) -> Lacks:
+    """A lack, where no transcripts were named and none lie beside the recordings."""
+    named = given.data or (given.root / "demo-corpus" if given.is_demo else given.chain.get("data"))
+    if given.transcripts is not None or (named and next(Path(named).rglob("*.trans.txt"), None) is not None):
+        return ()
+    return (Lack("transcripts of the recordings", given.again("--transcripts", "FOLDER")),)
+
+
+def stretch(given: Given) -> tuple[str, ...]:
+    """How much before and after each seam is compared, where most real recordings are shorter than 3 + 7 s."""
+    manifest = given.root / "manifest.jsonl"
+    if given.data is not None or not manifest.exists():
+        return ()
+    seconds = read_manifest(manifest).split("test").seconds
+    usual = float(np.median(seconds)) if len(seconds) else 0.0
+    if not 0 < usual < PROMPT_SECONDS + CONTINUATION_SECONDS:
+        return ()
+    before = round(0.3 * usual, 2)
+    return ("--before-seconds", f"{before:g}", "--after-seconds", f"{round(0.7 * usual, 2) - 0.01:g}")
 
 
 def no_acoustic_only(given: Given) -> Lacks:

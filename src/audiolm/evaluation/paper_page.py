@@ -10,7 +10,7 @@ from audiolm.evaluation.paper_claims import CLAIMS, Judged, judge
 from audiolm.evaluation.paper_experiments import Experiment
 from audiolm.evaluation.paper_found import Found, find
 from audiolm.evaluation.paper_readers import columns_of
-from audiolm.evaluation.paper_steps import Given, Numbers, Step
+from audiolm.evaluation.paper_steps import Given, Lack, Numbers, Step
 from audiolm.evaluation.paper_words import chain_section, explained_section
 from audiolm.evaluation.report_page import Html, element, figure, join, page, paragraph, table
 from audiolm.files import atomic_path
@@ -74,6 +74,7 @@ def _section(found: Found) -> Html:
     for error in dict.fromkeys(found.errors):
         parts.append(element("p", element("b", "Failed: "), error, class_="missing"))
     parts += [_not_run(step) for step in found.steps if step.lacking and step.name not in found.contents]
+    parts += [_left_out(step) for step in found.steps if step.left_out]
     claims = [judge(claim, {experiment.name: found.numbers}) for claim in CLAIMS if claim.experiment == experiment.name]
     for row in (row for row in claims if row.figures):
         parts.append(
@@ -123,15 +124,18 @@ def number(value: object) -> str:
 
 def _not_run(step: Step) -> Html:
     """Why, and what would change it."""
-    lacks = [part for lack in step.lacking for part in (element("li", f"{lack.what}. ", element("code", lack.remedy)),)]
-    return element(
-        "div",
-        element("b", "Not run: "),
-        element("code", step.command),
-        ", for lack of",
-        element("ul", *lacks),
-        class_="missing",
-    )
+    said = (element("b", "Not run: "), element("code", step.command), ", for lack of")
+    return element("div", *said, _lacks(step.lacking), class_="missing")
+
+
+def _left_out(step: Step) -> Html:
+    said = element("b", f"Rows of {step.name} left out"), ", for lack of"
+    return element("div", *said, _lacks(step.left_out), class_="missing")
+
+
+def _lacks(lacks: Sequence[Lack]) -> Html:
+    """What is missing, and the commands that make it."""
+    return element("ul", *(element("li", f"{lack.what}: ", element("code", lack.remedy)) for lack in lacks))
 
 
 def _of_step(step: Step, found: Found) -> list[Html]:

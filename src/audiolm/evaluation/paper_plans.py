@@ -11,23 +11,31 @@ from audiolm.evaluation.codec_measures import MEASURES
 from audiolm.evaluation.paper_steps import Given, Lack, Numbers, Step
 from audiolm.evaluation.perceptual import installed_measures
 
+TOKEN_STAGES = {  # of the rows of table1, what must be trained
+    "units": ("tokenizer", "detokenizer_units"),
+    "residual-units": ("tokenizer", "residual_tokenizer", "detokenizer_residual"),
+    "coarse-codes": ("codec", "detokenizer_codes"),
+    "all-codes": ("codec", "detokenizer_all_codes"),
+}
 TASKS = {"swuggy": "lexical", "sblimp": "syntactic"}  # verb to folder of the ZeroSpeech 2021 set
 
 
 def tokens(given: Given) -> Sequence[Step]:
     """Table I."""
+    lacks = {row: needs.untrained(given, *stages) for row, stages in TOKEN_STAGES.items()}
+    rows = [row for row in lacks if not lacks[row]]
+    missing = tuple(dict.fromkeys(lack for row in lacks for lack in lacks[row]))
+    only = ("--only", *rows) if 0 < len(rows) < len(lacks) else ()
+    measures = () if installed_measures(["visqol"]) else ("--measures", "mel")
     return [
         Step(
             "table1",
-            given.verb("table1", *needs.items(given)),
+            given.verb("table1", *needs.items(given), *only, *measures, *given.limited(), "--device", given.device),
             given.at("table1") / "summary.json",
             readers.token_table,
-            inputs=(
-                *needs.present(given.items),
-                given.root / "codec" / "best.ckpt",
-                given.root / "tokenizer" / "best.ckpt",
-            ),
-            lacking=needs.no_items(given) + needs.untrained(given, "codec", "tokenizer"),
+            inputs=(*needs.present(given.items), *(given.root / TOKEN_STAGES[row][-1] / "best.ckpt" for row in rows)),
+            lacking=needs.no_items(given) + (() if rows else missing),
+            left_out=missing if rows else (),
         )
     ]
 
@@ -46,14 +54,18 @@ def clusters(given: Given) -> Sequence[Step]:
 
 def recognition(given: Given) -> Sequence[Step]:
     """Table II."""
+    public = () if given.recogniser is None else ("--recogniser", given.recogniser)
+    texts = () if given.transcripts is None else ("--transcripts", str(given.transcripts))
     return [
         Step(
             "asr",
-            given.verb("asr", *needs.conditions(given)),
+            given.verb("asr", *needs.conditions(given), *public, *texts),
             given.at("asr") / "summary.json",
             readers.recognition_table,
-            inputs=(*needs.generator(given), given.root / "asr" / "best.ckpt"),
-            lacking=needs.no_generator(given),
+            inputs=(*needs.generator(given), given.root / "asr" / "best.ckpt", *needs.present(given.transcripts)),
+            lacking=needs.no_generator(given)
+            + (() if public else needs.untrained(given, "asr"))
+            + needs.no_transcripts(given),
         )
     ]
 
@@ -63,7 +75,7 @@ def speakers(given: Given) -> Sequence[Step]:
     return [
         Step(
             "speaker",
-            given.verb("speaker", *needs.conditions(given)),
+            given.verb("speaker", *needs.conditions(given), *(("--xvector", given.xvector) if given.xvector else ())),
             given.at("speaker") / "summary.json",
             readers.speaker_table,
             inputs=(*needs.generator(given), given.root / "speaker" / "best.ckpt"),
@@ -215,7 +227,9 @@ def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: 
     options = ("--music",) if music else ()
     return Step(
         name,
-        given.verb(verb, folder or "ACOUSTIC_ONLY", *options, *needs.data(given), *given.limited(), *out),
+        given.verb(
+            verb, folder or "ACOUSTIC_ONLY", *options, *needs.data(given), *needs.stretch(given), *given.limited(), *out
+        ),
         given.at(name) / "pooled.json",
         partial(readers.passage_table, end=", codes only" if name == "music-acoustic-only" else ""),
         inputs=(*needs.present(folder), given.root / "manifest.jsonl"),

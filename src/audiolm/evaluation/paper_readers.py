@@ -9,6 +9,7 @@ from audiolm.evaluation.published import (
     AUDIOLM,
     CLUSTERS,
     DETECTION,
+    GSLM,
     LAYERS,
     LISTENING,
     NOT_DIVIDED,
@@ -20,6 +21,9 @@ from audiolm.evaluation.published import (
 )
 
 Row = Mapping[str, Any]
+TOKEN_LABELS = dict(
+    zip(("units", "residual-units", "coarse-codes", "all-codes"), TOKENS.rows, strict=True)
+)  # as `table1` names them
 
 
 def percent(share: float | None) -> float | None:
@@ -40,14 +44,14 @@ def rows_of(content: Any) -> list[Row]:
 
 
 def token_table(content: Any) -> Numbers:
-    """Of `table1`: bit rate, ABX and ViSQOL of each kind of token."""
+    """Of `table1`: bit rate, ABX (which is in % there) and ViSQOL of each kind of token."""
     bits, within, across, visqol = TOKENS.columns
     return {
-        row["tokens"]: {
+        TOKEN_LABELS[row["tokens"]]: {
             bits: row["bitrate_bps"],
-            within: percent(row["abx_within"]),
-            across: percent(row["abx_across"]),
-            visqol: row["visqol"],
+            within: row["abx_within"],
+            across: row["abx_across"],
+            visqol: row.get("visqol"),  # its package may not have been there
         }
         for row in rows_of(content)
     }
@@ -101,14 +105,24 @@ def pairs_of_clusters(verb: str, clusters: int | None, content: Any) -> Numbers:
 
 
 def recognition_table(content: Any) -> Numbers:
-    """Of `asr`: error rates of every condition."""
+    """Of `asr`: error rates of every condition; GSLM is there without numbers."""
     characters, words = RECOGNITION.columns
-    return {row["condition"]: {characters: percent(row["cer"]), words: percent(row["wer"])} for row in rows_of(content)}
+    return {
+        GSLM if row["condition"] == "gslm" else row["condition"]: {
+            characters: percent(row["cer"]),
+            words: percent(row["wer"]),
+        }
+        for row in rows_of(content)
+    }
 
 
 def speaker_table(content: Any) -> Numbers:
-    """Of `speaker`: accuracy of every condition, and whatever chance is there."""
-    return {row["condition"]: {SPEAKERS.columns[0]: percent(row["accuracy"])} for row in rows_of(content)}
+    """Of `speaker`: accuracy of every condition, all samplings together, and what chance would give."""
+    return {
+        row["condition"]: {SPEAKERS.columns[0]: percent(row["accuracy"]), "chance, %": percent(row["chance"])}
+        for row in rows_of(content)
+        if row["sampling"] is None
+    }
 
 
 def detector_table(content: Any) -> Numbers:

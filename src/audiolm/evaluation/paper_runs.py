@@ -91,7 +91,11 @@ def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str
         if os.environ.get("AUDIOLM_DEBUG") == "1":
             raise
     except SystemExit as left:  # argparse has said why
-        error = "" if left.code in (None, 0) else f"The command ended with status {left.code}: {left}"
+        error = (
+            ""
+            if left.code in (None, 0)
+            else f"The command ended with status {left.code}; what it said stands in the terminal."
+        )
     finally:
         seconds = round(before + time.monotonic() - started, 1)
         record = Run(step.arguments, inputs, seconds, machine(), error)

@@ -32,6 +32,7 @@ class Step:
         read: from the parsed result to its numbers.
         inputs: files and folders on which the result depends: where one is newer or other than before, the step runs again.
         lacking: why it cannot run; empty where it can.
+        left_out: what parts of the result lack, where it can run without them.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step:
     read: Callable[[Any], Numbers]
     inputs: tuple[Path, ...] = ()
     lacking: tuple[Lack, ...] = ()
+    left_out: tuple[Lack, ...] = ()
 
     @property
     def command(self) -> str:
@@ -81,7 +83,7 @@ class Given:
         transcripts: folder of transcribed recordings, in LibriSpeech's layout.
         data: recordings that conditions are made of; else the chain's test split.
         acoustic_only: folder of continuations of a model without units.
-        recognizer, xvector: public models, by name or folder.
+        recogniser, xvector: public models, by name or folder.
         limit: no more than so many recordings in each measure that can be limited.
         device: auto, cpu, cuda, …
         chain: the chain's own record, `chain.json`; empty where it has none.
@@ -94,7 +96,7 @@ class Given:
     transcripts: Path | None = None
     data: Path | None = None
     acoustic_only: Path | None = None
-    recognizer: str | None = None
+    recogniser: str | None = None
     xvector: str | None = None
     limit: int | None = None
     device: str = "auto"
@@ -115,8 +117,8 @@ class Given:
 
     @property
     def is_piano(self) -> bool:
-        """Whether it is a chain of the piano preset."""
-        return self.chain.get("preset") == "piano"
+        """Whether it is a chain of a piano preset."""
+        return str(self.chain.get("preset", "")).startswith("piano")
 
     @property
     def continuations(self) -> Path:
