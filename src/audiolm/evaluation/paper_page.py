@@ -17,6 +17,7 @@ from audiolm.files import atomic_path
 
 NONE = "–"
 MOST_ROWS = 60  # of a result, shown below its table; the file has all
+MOST_CHARACTERS = 6000  # of what is not in rows
 MOST_PICTURE_BYTES = 4_000_000
 CLASSES = {"seen": "good", "not seen": "bad", "not measured": "soft"}
 
@@ -149,7 +150,7 @@ def _of_step(step: Step, found: Found) -> list[Html]:
                 figure(path.read_bytes(), alt=f"{step.name}: {path.stem}", caption=f"{step.name}: {path.stem}")
             )
     run = found.runs.get(step.name)
-    cost = f"{run.seconds:.1f} s on {run.machine}." if run else "Run by itself: its time was not kept."
+    cost = f"{run.seconds:.1f} s on {run.machine}." if run else "Run by hand: its time was not kept."
     if run and run.arguments != step.arguments:
         cost += " With other options than now named: audiolm " + " ".join(run.arguments)
     if step.lacking:
@@ -171,11 +172,10 @@ def _details(step: Step, content: Any) -> Html:
         rows = content.get("rows")
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
             inside.append(_whole_table(rows))
-        settings = content.get("settings", content.get("about"))
-        if settings is not None:
-            inside.append(
-                element("pre", element("code", json.dumps(settings, indent=1, ensure_ascii=False, default=str)))
-            )
+        others = {name: value for name, value in content.items() if name not in ("rows", "protocol", "note")}
+        written = json.dumps(others, indent=1, ensure_ascii=False)
+        end = "\n… the file has the rest" if len(written) > MOST_CHARACTERS else ""
+        inside.append(element("pre", element("code", written[:MOST_CHARACTERS] + end)))
     summary = Html(f"<summary>Protocol, settings and all rows of {html.escape(str(step.result))}</summary>")
     return element("details", summary, *inside)
 

@@ -209,16 +209,15 @@ def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
 def _listening(given: Given, folder: str, folders: str, read: Callable[[Any], Numbers]) -> Step:
     at = given.at(folder)
     codec = f" {given.root / 'generator'}" if folders.endswith("--codec") else ""
-    lack: tuple[Lack, ...] = ()
-    if not (at / "scores.json").exists():
-        lack = (
-            Lack("answers of people", f"audiolm evaluate listening-test make {folders}{codec} --out {at}"),
-            Lack(
-                "their count",
-                f"audiolm evaluate listening-test score answers-*.json --key {at / 'key.json'} --out {at}",
-            ),
-        )
-    return Step(folder, ("evaluate", "listening-test", "score"), at / "scores.json", read, lacking=lack)
+    make = Lack("answers of people", f"audiolm evaluate listening-test make {folders}{codec} --out {at}")
+    return Step(
+        folder,
+        ("evaluate", "listening-test", "score", "ANSWERS.json", "--key", str(at / "key.json"), "--out", str(at)),
+        at / "scores.json",
+        read,
+        lacking=() if (at / "scores.json").exists() else (make,),
+        by_hand=True,
+    )
 
 
 def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: bool) -> Step:

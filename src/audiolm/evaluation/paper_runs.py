@@ -47,7 +47,7 @@ def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], N
     """
     failed: list[str] = []
     for step in {step.name: step for step in steps}.values():  # two tables may read of one result
-        if step.lacking or is_done(step, records):
+        if step.by_hand or step.lacking or is_done(step, records):
             continue
         print(f"\n{step.command}", flush=True)
         if error := _attempt(step, records, run):

@@ -33,6 +33,7 @@ class Step:
         inputs: files and folders on which the result depends: where one is newer or other than before, the step runs again.
         lacking: why it cannot run; empty where it can.
         left_out: what parts of the result lack, where it can run without them.
+        by_hand: people have a part in it, so that its result is read and the command left to them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     lacking: tuple[Lack, ...] = ()
     left_out: tuple[Lack, ...] = ()
+    by_hand: bool = False
 
     @property
     def command(self) -> str:
