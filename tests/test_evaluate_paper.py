@@ -15,6 +15,7 @@ from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
 from audiolm.evaluation.paper_steps import Given
 from audiolm.evaluation.published import Published
 from audiolm.files import read_json, write_json
+from audiolm.manifest import Manifest, Utterance, write_manifest
 from audiolm.verbs import _parser, run_verb
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
@@ -87,6 +88,12 @@ def summaries() -> dict[str, dict[str, Any]]:
             "names": ["human", "machine"],
             "pooled": {"rate": 0.5375, "ratings": 80, "p_one_sided": 0.2875, "p_two_sided": 0.575},
         },
+        "likelihood/summary.json": {
+            "rows": [
+                {"system": name, "per_unit": nats, "prompts": 12}
+                for name, nats in (("hierarchy", -2.125), ("acoustic-only", -3.375), ("real", -2.5))
+            ]
+        },
         "codec/pooled.json": {
             "rows": [{"levels": 4, "bitrate_bps": 2000.0, "measure": "visqol", "mean": 3.375}],
             "titles": {"visqol": "ViSQOL (polynomial)"},
@@ -154,6 +161,7 @@ def test_each_table_has_the_papers_numbers_beside_ours(chain: Path) -> None:
     heard = ["human or machine", "51.2", "53.75", "1,000", "80", "0.23", "0.2875", "0.575"]
     assert heard in rows_of(section(page, "Subjective"))
     assert ["originals through the codec", "98.6", "81.25", "0.875", "18.75"] in rows_of(section(page, "Detector"))
+    assert ["acoustic-only", "-3.375", "12"] in rows_of(section(page, "Ablation"))
     assert ["4 levels", "2,000", "3.375"] in rows_of(section(page, "codec by levels"))
     assert ["F0 after (Hz)", "117.5", "0.375", "121.5", "–"] in rows_of(section(page, "seam"))
 
@@ -162,7 +170,7 @@ def test_a_finished_chain_shows_the_papers_orderings(chain: Path) -> None:
     found = {row[0]: row[1:] for row in rows_of(section(evaluate(chain, "--page-only"), "orderings"))}
     assert {verdict for verdict, _ in found.values()} == {"seen", "not measured"}
     absent = [claim for claim, (verdict, _) in found.items() if verdict == "not measured"]
-    assert [claim.partition(" ")[0] for claim in absent] == ["Continuations", "Piano:"]
+    assert absent == ["Piano: the hierarchy is preferred to codes only"]
     assert found["Codes keep the sound better than units (ViSQOL)"][1].startswith(
         "units 1.25 &lt; codes, coarse levels 3.125"
     )
@@ -366,6 +374,88 @@ def test_the_demo_chain_makes_its_own_pairs_first(tmp_path: Path) -> None:
     ]
     assert not any(step.lacking for step in steps)
     assert str(tmp_path / "demo-zerospeech") in steps[1].arguments
+
+
+def everything(root: Path) -> Given:
+    """A chain that lacks nothing, by empty files."""
+    root = make_chain(root, {})
+    stages = ("codec", "encoder", "tokenizer", "residual_tokenizer", "asr", "speaker", "detector")
+    stages += ("detokenizer_units", "detokenizer_residual", "detokenizer_codes", "detokenizer_all_codes")
+    files = [*(f"{stage}/best.ckpt" for stage in stages), "generate/a.wav", "generate-acoustic/a.wav", "x.trans.txt"]
+    for name in (*files, "phoneme.item"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    write_json(root / "generator" / "config.json", {"spec": {"clusters": 64}})
+    return Given(
+        root,
+        items=root / "phoneme.item",
+        audio=root,
+        zerospeech=root,
+        transcripts=root,
+        data=root,
+        recogniser="someone/a-model",
+        xvector="someone/x-vectors",
+        limit=3,
+        device="cpu",
+    )
+
+
+def known_verbs() -> set[str]:
+    """Those below `audiolm evaluate`."""
+    [commands] = [action for action in _parser()._actions if isinstance(action.choices, dict)]
+    [below] = [action for action in commands.choices["evaluate"]._actions if isinstance(action.choices, dict)]  # type: ignore[index]
+    return set(below.choices or ())
+
+
+def test_every_command_is_one_that_its_verb_understands(tmp_path: Path) -> None:
+    given = everything(tmp_path)
+    steps = [step for steps in plan(given).values() for step in steps]
+    lacking = {step.name for step in steps if step.lacking}
+    assert lacking == {
+        "listening-test",
+        "listening-piano",
+        "music",
+        "music-acoustic-only",
+    }  # people, and a chain of piano
+    verbs = known_verbs()
+    checked = [step for step in steps if step.arguments[1] in verbs]
+    assert {step.name for step in checked} >= {"layers", "swuggy", "sblimp", "codec", "prosody", "diversity", "music"}
+    for step in checked:
+        options = _parser().parse_args(list(step.arguments))
+        assert step.by_hand or options.root == given.root
+
+
+def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path) -> None:
+    given = everything(tmp_path)
+    (tmp_path / "residual_tokenizer" / "best.ckpt").unlink()
+    [[step]] = plan(given, ["tokens"]).values()
+    only = step.arguments.index("--only")
+    assert step.arguments[only + 1 : only + 4] == ("units", "coarse-codes", "all-codes")
+    assert not step.lacking
+    options = ["--items", str(given.items), "--audio", str(given.audio), "--only", "tokens", "--page-only"]
+    part = section(evaluate(tmp_path, *options), "Table I:")
+    assert "left out" in part
+    assert "lightning fit -c stages/residual_tokenizer.yaml -c stages/demo/residual_tokenizer.yaml" in part
+
+
+def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:
+    ran = list[str]()
+    page = evaluate(chain, "--only", "listening", run=runner(chain, ran))
+    assert ran == []
+    assert "Not run" not in section(page, "Subjective")
+
+
+def test_short_recordings_are_compared_with_short_stretches_of_continuations(tmp_path: Path) -> None:
+    for name, seconds, expected in (("short", 5.0, ("--before-seconds", "1.5")), ("long", 12.0, ())):
+        utterances = tuple(
+            Utterance(f"{n}", f"{n}.flac", f"{n}", "test", 0, round(seconds * 16000), 16000, True, 0.0)
+            for n in range(3)
+        )
+        (tmp_path / name).mkdir()
+        write_manifest(Manifest(root=str(tmp_path), utterances=utterances), tmp_path / name / "manifest.jsonl")  # type: ignore[arg-type]
+        [[step]] = plan(Given(tmp_path / name), ["prosody"]).values()
+        assert ("--before-seconds" in step.arguments) == bool(expected)
+        assert set(expected) <= set(step.arguments)
 
 
 def test_nothing_from_files_is_markup_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None:

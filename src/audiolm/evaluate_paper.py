@@ -26,7 +26,11 @@ def add_paper(commands: Any) -> None:
     )
     paper.add_argument("--transcripts", type=Path, help="transcribed recordings, LibriSpeech's layout: Table II")
     paper.add_argument("--data", type=Path, help="recordings of unseen speakers; by default the chain's test split")
-    paper.add_argument("--acoustic-only", type=Path, help="continuations of a model without units: the ablation, piano")
+    paper.add_argument(
+        "--acoustic-only",
+        type=Path,
+        help="continuations of a model without units (ROOT/generate-acoustic): ablation, piano",
+    )
     paper.add_argument(
         "--recogniser", "--recognizer", help="Table II: a public recogniser by name or folder; by default ROOT/asr"
     )

@@ -89,11 +89,19 @@ def stretch(given: Given) -> tuple[str, ...]:
 
 
 def no_acoustic_only(given: Given) -> Lacks:
-    """A lack, where no continuations of a model without units were named."""
-    if given.acoustic_only is not None:
+    """Lacks, where there are no continuations of a model without units."""
+    if given.codes_only is not None:
         return ()
-    what = "continuations of a model without units (stages/acoustic.yaml)"
-    return (Lack(what, given.again("--acoustic-only", "FOLDER")),)
+    folder = given.root / "generator-acoustic"
+    model = given.needs(folder / "config.json", "a model without units", given.make("generator-acoustic"))
+    speak = f"lightning predict -c stages/generate.yaml --root {given.root} --model.generator {folder} --model.out"
+    return (*model, Lack("its continuations", f"{speak} {given.root / 'generate-acoustic'}"))
+
+
+def no_generated(given: Given) -> Lacks:
+    """A lack, where the generate stage has made no continuations: only these name the stretch that is their prompt."""
+    remedy = f"lightning predict -c stages/generate.yaml --root {given.root}"
+    return given.needs(given.root / "generate", "continuations by the generate stage", remedy)
 
 
 def untrained(given: Given, *stages: str) -> Lacks:

@@ -8,7 +8,7 @@ from typing import Any
 from audiolm.evaluation import paper_needs as needs
 from audiolm.evaluation import paper_readers as readers
 from audiolm.evaluation.codec_measures import MEASURES
-from audiolm.evaluation.paper_steps import Given, Lack, Numbers, Step
+from audiolm.evaluation.paper_steps import CODES_ONLY, HIERARCHY, Given, Lack, Numbers, Step
 from audiolm.evaluation.perceptual import installed_measures
 
 TOKEN_STAGES = {  # of the rows of table1, what must be trained
@@ -119,23 +119,23 @@ def piano(given: Given) -> Sequence[Step]:
     return [
         needs.with_lacks(heard, speech),
         needs.with_lacks(_prosody(given, "prosody", given.continuations, name="music", music=True), speech),
-        needs.with_lacks(
-            _prosody(given, "prosody", given.acoustic_only, name="music-acoustic-only", music=True), speech
-        ),
+        needs.with_lacks(_prosody(given, "prosody", given.codes_only, name="music-acoustic-only", music=True), speech),
     ]
 
 
 def acoustic_only(given: Given) -> Sequence[Step]:
-    """The ablation, by the likelihood of its units."""
-    other = given.acoustic_only
+    """The ablation, by the likelihood of its units; real recordings beside it where they are long enough."""
+    other = given.codes_only
+    folders = (f"{HIERARCHY}={given.root / 'generate'}", f"{CODES_ONLY}={other or 'FOLDER'}")
+    real = ("--without-real",) if needs.stretch(given) else needs.data(given)
     return [
         Step(
             "likelihood",
-            given.verb("likelihood", given.continuations, other or "ACOUSTIC_ONLY"),
+            given.verb("likelihood", *folders, *real, *given.limited(), "--device", given.device),
             given.at("likelihood") / "summary.json",
             readers.likelihood_table,
-            inputs=(*needs.generator(given), given.continuations, *needs.present(other)),
-            lacking=needs.no_generator(given) + needs.no_continuations(given) + needs.no_acoustic_only(given),
+            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other)),
+            lacking=needs.no_generator(given) + needs.no_generated(given) + needs.no_acoustic_only(given),
         )
     ]
 
@@ -227,7 +227,7 @@ def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: 
     return Step(
         name,
         given.verb(
-            verb, folder or "ACOUSTIC_ONLY", *options, *needs.data(given), *needs.stretch(given), *given.limited(), *out
+            verb, folder or "FOLDER", *options, *needs.data(given), *needs.stretch(given), *given.limited(), *out
         ),
         given.at(name) / "pooled.json",
         partial(readers.passage_table, end=", codes only" if name == "music-acoustic-only" else ""),

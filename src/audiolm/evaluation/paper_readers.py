@@ -139,8 +139,11 @@ def detector_table(content: Any) -> Numbers:
 
 
 def likelihood_table(content: Any) -> Numbers:
-    """Of `likelihood`: nats per unit of every folder of continuations."""
-    return {row["name"]: {ACOUSTIC_ONLY.columns[0]: row["nats_per_unit"]} for row in rows_of(content)}
+    """Of `likelihood`: log likelihood of every kind of continuation."""
+    return {
+        row["system"]: {ACOUSTIC_ONLY.columns[0]: row["per_unit"], "prompts": row["prompts"]}
+        for row in rows_of(content)
+    }
 
 
 def listening_table(content: Any) -> Numbers:

@@ -10,6 +10,10 @@ from audiolm.evaluation.report_facts import ChainFacts
 from audiolm.files import read_json
 
 Numbers = Mapping[str, Mapping[str, float | None]]  # label of a row to name of a column to number
+HIERARCHY, CODES_ONLY = (
+    "hierarchy",
+    "acoustic-only",
+)  # how the likelihood verb is told to call both kinds of continuation
 READING = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # what a file of other fields does to a reader
 
 
@@ -127,6 +131,12 @@ class Given:
         """Where the chain's continuations are: those of the generate stage, else those of `audiolm samples`."""
         made = self.root / "generate"
         return made if made.is_dir() and any(made.iterdir()) else self.root / "samples"
+
+    @property
+    def codes_only(self) -> Path | None:
+        """Where continuations of a model without units are: the folder named, else `<root>/generate-acoustic` if it is there."""
+        usual = self.root / "generate-acoustic"
+        return self.acoustic_only or (usual if usual.is_dir() else None)
 
     def at(self, verb: str) -> Path:
         """The folder of a verb's results."""

@@ -145,7 +145,7 @@ PIANO = Published(
 
 ACOUSTIC_ONLY = Published(
     where="Acoustic-only ablation",
-    columns=("nats per unit",),
+    columns=("log likelihood, nats per unit",),
     protocol=(
         "One model on flattened codes, prompts of 4 s. The paper prints no number: it says that speaker and recording "
         "conditions stay, and that the words become babble. We let the semantic model judge the units "
