@@ -314,6 +314,7 @@ def test_what_can_be_run_is_run_once_and_again_only_where_an_input_changed(tmp_p
     root, ran = ready(tmp_path), list[str]()
     page = pairs_of(root, runner(root, ran))
     assert ran == ["swuggy", "sblimp"]  # of both experiments
+    assert "Not run" in section(page, "Table I:")  # the page has everything
     assert ["AudioLM", "71.5", "75", "83.7", "75", "64.7", "75"] in rows_of(section(page, "Table IV"))
     assert ["K = 64", "–", "75", "–", "75"] in rows_of(section(page, "Figure 3, right"))
     assert "processors" in section(page, "Table IV")  # what it took, on which machine

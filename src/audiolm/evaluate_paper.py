@@ -35,9 +35,7 @@ def add_paper(commands: Any) -> None:
         "--recogniser", "--recognizer", help="Table II: a public recogniser by name or folder; by default ROOT/asr"
     )
     paper.add_argument("--xvector", help="Table III: a public speaker embedding by name or folder, as a second measure")
-    paper.add_argument(
-        "--only", nargs="+", metavar="TABLE", help="only these, such as tokens asr pairs; the page has only them"
-    )
+    paper.add_argument("--only", nargs="+", metavar="TABLE", help="run only these, such as tokens asr pairs")
     paper.add_argument("--limit", type=int, help="no more than so many recordings in what can be limited")
     paper.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     paper.add_argument("--page-only", action="store_true", help="run nothing: the page of what is there")
@@ -68,15 +66,15 @@ def evaluate_paper(options: argparse.Namespace, *, run: Callable[[list[str]], No
 
     _check(options)
     given = Given(**{field.name: getattr(options, field.name) for field in fields(Given)})
-    experiments = plan(given, options.only)
+    chosen = [step for steps in plan(given, options.only).values() for step in steps]
     records = given.at(FOLDER)
     with only_one(records, what="audiolm evaluate paper"):
-        failed = []
         if not options.page_only:
-            failed = run_steps([step for steps in experiments.values() for step in steps], records, run)
-        path, errors = write_page(given, experiments, records)
+            run_steps(chosen, records, run)
+        path, found = write_page(given, plan(given), records)  # anew: what lacked something may have it now
     print(f"Wrote {path}")
-    if failed or errors:
+    errors = list(dict.fromkeys(error for name in options.only or found for error in found[name]))
+    if errors:
         raise TrainingFailedError(
             f"{len(errors)} of the results failed or could not be read; {path} has the others:\n" + "\n".join(errors)
         )

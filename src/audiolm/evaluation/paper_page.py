@@ -2,6 +2,7 @@
 
 import html
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from audiolm.evaluation.paper_claims import CLAIMS, Judged, judge
 from audiolm.evaluation.paper_experiments import Experiment
 from audiolm.evaluation.paper_found import Found, find
 from audiolm.evaluation.paper_readers import columns_of
+from audiolm.evaluation.paper_runs import Run
 from audiolm.evaluation.paper_steps import Given, Lack, Numbers, Step
 from audiolm.evaluation.paper_words import chain_section, explained_section
 from audiolm.evaluation.report_page import Html, element, figure, join, page, paragraph, table
@@ -22,17 +24,20 @@ MOST_PICTURE_BYTES = 4_000_000
 CLASSES = {"seen": "good", "not seen": "bad", "not measured": "soft"}
 
 
-def write_page(given: Given, experiments: Mapping[Experiment, Sequence[Step]], records: Path) -> tuple[Path, list[str]]:
+def write_page(
+    given: Given, experiments: Mapping[Experiment, Sequence[Step]], records: Path
+) -> tuple[Path, dict[str, list[str]]]:
     """Write `<root>/report/paper.html` of whatever is there.
 
     Returns:
-        Where it is, and the errors that stand on it.
+        Where it is, and the errors that stand on it by name of the experiment; those of stages' records by "chain".
     """
     all_found = [find(experiment, steps, records) for experiment, steps in experiments.items()]
     tables: dict[str, Numbers] = {found.experiment.name: found.numbers for found in all_found}
     judged = [judge(claim, tables) for claim in CLAIMS if claim.experiment in tables]
     sections = {"The paper's orderings": _orderings(judged)}
-    sections |= {found.experiment.title: _section(found) for found in all_found}
+    told: set[str] = set()
+    sections |= {found.experiment.title: _section(found, told) for found in all_found}
     chain, damaged = chain_section(given)
     sections |= {"What the chain cost": chain, "How to read this": explained_section(given)}
     lead = paragraph(
@@ -42,7 +47,7 @@ def write_page(given: Given, experiments: Mapping[Experiment, Sequence[Step]], r
     path = given.root / "report" / "paper.html"
     with atomic_path(path) as temporary:
         temporary.write_text(page("AudioLM: the paper's evaluation", lead, sections), encoding="utf-8")
-    return path, [*damaged, *dict.fromkeys(error for found in all_found for error in found.errors)]
+    return path, {"chain": damaged, **{found.experiment.name: found.errors for found in all_found}}
 
 
 def _orderings(judged: Sequence[Judged]) -> Html:
@@ -64,7 +69,8 @@ def _orderings(judged: Sequence[Judged]) -> Html:
     )
 
 
-def _section(found: Found) -> Html:
+def _section(found: Found, told: set[str]) -> Html:
+    """One experiment; results in `told` have been shown in whole further up."""
     experiment, paper = found.experiment, found.experiment.paper
     parts: list[Html] = []
     if paper:
@@ -81,8 +87,11 @@ def _section(found: Found) -> Html:
         parts.append(
             paragraph(element("span", row.verdict, class_=CLASSES[row.verdict]), f" {row.claim.text}: {row.figures}.")
         )
-    for step in found.steps:
-        parts += _of_step(step, found)
+    for step in (step for step in found.steps if step.name in found.contents):
+        parts += [] if step.name in told else _pictures(step)
+        parts.append(_cost(step, found.runs.get(step.name)))
+        parts += [] if step.name in told else [_details(step, found.contents[step.name])]
+        told.add(step.name)
     return join(parts)
 
 
@@ -139,25 +148,23 @@ def _lacks(lacks: Sequence[Lack]) -> Html:
     return element("ul", *(element("li", f"{lack.what}: ", element("code", lack.remedy)) for lack in lacks))
 
 
-def _of_step(step: Step, found: Found) -> list[Html]:
-    """Its picture, its cost, and everything that its result says."""
-    parts: list[Html] = []
-    if step.name not in found.contents:
-        return parts
-    for path in sorted(step.result.parent.glob("*.svg")):
-        if path.is_file() and path.stat().st_size <= MOST_PICTURE_BYTES:
-            parts.append(
-                figure(path.read_bytes(), alt=f"{step.name}: {path.stem}", caption=f"{step.name}: {path.stem}")
-            )
-    run = found.runs.get(step.name)
-    cost = f"{run.seconds:.1f} s on {run.machine}." if run else "Run by hand: its time was not kept."
+def _pictures(step: Step) -> list[Html]:
+    """Those that lie beside its result."""
+    return [
+        figure(path.read_bytes(), alt=f"{step.name}: {path.stem}", caption=f"{step.name}: {path.stem}")
+        for path in sorted(step.result.parent.glob("*.svg"))
+        if path.is_file() and path.stat().st_size <= MOST_PICTURE_BYTES
+    ]
+
+
+def _cost(step: Step, run: Run | None) -> Html:
+    """The command, what it took, and whether it is what would be run now."""
+    words = f"{run.seconds:.1f} s on {run.machine}." if run else "Run by hand: its time was not kept."
     if run and run.arguments != step.arguments:
-        cost += " With other options than now named: audiolm " + " ".join(run.arguments)
+        words += f" With other options than now: audiolm {shlex.join(run.arguments)}."
     if step.lacking:
-        cost += " It could not be run again now, for lack of " + "; ".join(lack.what for lack in step.lacking) + "."
-    parts.append(element("p", element("code", step.command), f" {cost}", class_="soft"))
-    parts.append(_details(step, found.contents[step.name]))
-    return parts
+        words += f" It could not be run again now, for lack of {'; '.join(lack.what for lack in step.lacking)}."
+    return element("p", element("code", step.command), f" {words}", class_="soft")
 
 
 def _details(step: Step, content: Any) -> Html:

@@ -35,25 +35,19 @@ class Run:
     error: str = ""
 
 
-def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], None]) -> list[str]:
+def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], None]) -> None:
     """Run what can be run and is not done; a step that fails leaves its message in its record, and the next ones run.
 
     Args:
         records: folder of the records.
         run: what runs the arguments of `audiolm`.
-
-    Returns:
-        Names of the steps that failed.
     """
-    failed: list[str] = []
     for step in {step.name: step for step in steps}.values():  # two tables may read of one result
         if step.by_hand or step.lacking or is_done(step, records):
             continue
         print(f"\n{step.command}", flush=True)
         if error := _attempt(step, records, run):
-            failed.append(step.name)
             print(f"error: {error}", file=sys.stderr, flush=True)
-    return failed
 
 
 def is_done(step: Step, records: Path) -> bool:
