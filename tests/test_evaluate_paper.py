@@ -180,7 +180,9 @@ def test_an_ordering_that_is_the_other_way_round_is_not_seen(tmp_path: Path) -> 
     results = summaries()
     results["speaker/summary.json"]["rows"][2]["accuracy"] = 0.9  # acoustic generation keeps the speaker
     results["table1/summary.json"]["rows"][0]["visqol"] = 3.5  # between the two kinds of codes
+    results["sblimp-dev/summary.json"] = pair_rows(0.4375)
     page = evaluate(make_chain(tmp_path / "chain", results), "--page-only")
+    assert "chance 50 &gt; AudioLM 43.75 (sBLIMP, %)" in section(page, "orderings")
     found = {row[0]: row[1] for row in rows_of(section(page, "orderings"))}
     assert found["Acoustic generation loses the speaker (less than half of it)"] == "not seen"
     assert found["Codes keep the sound better than units (ViSQOL)"] == "not seen"

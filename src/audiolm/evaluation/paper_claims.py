@@ -64,12 +64,14 @@ def judge(claim: Claim, tables: Mapping[str, Numbers]) -> Judged:
     """Compare what was measured: seen if every comparison holds, not measured if none could be made. Equal is not seen."""
     numbers = tables.get(claim.experiment, {})
     held, words = [], []
+    several = len({larger.column for _, larger in claim.below}) > 1  # then each comparison says what of
     for smaller, larger in claim.below:
         low, high = smaller.value(numbers), larger.value(numbers)
         if low is None or high is None:
             continue
         held.append(low < high)
-        words.append(f"{smaller.name} {low:.4g} {_sign(low, high)} {larger.name} {high:.4g}")
+        column = f" ({larger.column})" if several else ""
+        words.append(f"{smaller.name} {low:.4g} {_sign(low, high)} {larger.name} {high:.4g}{column}")
     verdict: Verdict = "not measured" if not held else "seen" if all(held) else "not seen"
     return Judged(claim, verdict, "; ".join(words), len(claim.below) - len(held))
 
@@ -127,7 +129,7 @@ CLAIMS = (
     Claim(
         "Raters do not tell continuations from originals (one-sided p above 0.05)",
         "listening",
-        ((Term("0.05", constant=0.05), Term("human or machine", published.LISTENING.columns[2])),),
+        ((Term("level", constant=0.05), Term("human or machine", published.LISTENING.columns[2])),),
     ),
     Claim(
         "Originals that passed the codec are harder to tell from continuations than raw ones",

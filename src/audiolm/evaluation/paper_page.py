@@ -163,7 +163,8 @@ def _cost(step: Step, run: Run | None) -> Html:
     if run and run.arguments != step.arguments:
         words += f" With other options than now: audiolm {shlex.join(run.arguments)}."
     if step.lacking:
-        words += f" It could not be run again now, for lack of {'; '.join(lack.what for lack in step.lacking)}."
+        more = f" and {len(step.lacking) - 1} more" if len(step.lacking) > 1 else ""
+        words += f" It could not be run again now, for lack of {step.lacking[0].what}{more}."
     return element("p", element("code", step.command), f" {words}", class_="soft")
 
 

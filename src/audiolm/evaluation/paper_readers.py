@@ -101,7 +101,7 @@ def pairs_of_clusters(verb: str, clusters: int | None, content: Any) -> Numbers:
     """The same, as one point of figure 3."""
     column = CLUSTERS.columns[verb == "sblimp"]
     chosen = [row for row in rows_of(content) if (row["normalisation"], row["by"]) == ("per_token", "all")]
-    return {f"K = {clusters if clusters else 'of this chain'}": {column: percent(chosen[0]["score"])}}
+    return {f"K = {clusters}" if clusters else "this chain": {column: percent(chosen[0]["score"])}}
 
 
 def recognition_table(content: Any) -> Numbers:
