@@ -14,6 +14,11 @@ NODES ?=
 STRATEGY ?=
 PYTHON ?= python3
 SECONDS_OF_SPEECH ?= 7
+ITEMS ?=
+AUDIO ?=
+ZEROSPEECH ?=
+TRANSCRIPTS ?=
+EVALUATE ?=
 
 $(if $(word 2,$(RUN)),$(error RUN="$(RUN)" is two words: a run's name has no spaces))
 ROOT := checkpoints$(if $(RUN),/runs/$(RUN))
@@ -87,7 +92,7 @@ $(foreach stage,encoder tokenizer semantic coarse fine acoustic,$(eval config.$(
 # the prerequisites of a stage's result
 needed = $(foreach stage,$(needs.$(1)),$(made.$(stage))) $(if $(config.$(1)),lightning.yaml $(call configs,$(config.$(1))))
 
-.PHONY: help setup setup-evaluation check test test-long test-cluster train-all chain graph status $(STAGES) $(EXTRA_STAGES) clean
+.PHONY: help setup setup-evaluation check test test-long test-cluster train-all evaluation chain graph status $(STAGES) $(EXTRA_STAGES) clean
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
@@ -102,6 +107,7 @@ help: ## this list
 	@echo "  LAYER=N         which layer of the encoder becomes units; of a trained one also by audiolm evaluate layers"
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=N NODES=N STRATEGY=NAME    processes per node, nodes, and auto | ddp | fsdp; default: what the stage's YAML says"
+	@echo "  ITEMS=FILE AUDIO=FOLDER ZEROSPEECH=FOLDER TRANSCRIPTS=FOLDER    benchmark data of make evaluation; EVALUATE=\"…\" other options"
 	@echo "  SLURM=1         submit the stages as jobs instead of running them here; with it:"
 	@echo "  PARTITION= TIME= ACCOUNT=    as sbatch takes them; SBATCH=\"…\" for whatever else it takes"
 	@echo "  GPUS=N CPUS=N   GPUs per node (default: one a process if the partition has any), CPUs per process"
@@ -177,6 +183,10 @@ samples: $(made.samples) ## continuations of unseen speakers  generator -> sampl
 report: $(made.report) ## one page to look at and listen    everything -> report/
 acoustic: $(made.acoustic) ## baseline: codes without units     tokens/ -> acoustic/
 generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without units -> generator-acoustic/
+
+evaluation: report ## the paper's tables and figures, as far as the data at hand allow -> report/paper.html
+	$(AUDIOLM) evaluate paper --root $(ROOT) $(if $(ITEMS),--items "$(ITEMS)") $(if $(AUDIO),--audio "$(AUDIO)") \
+		$(if $(ZEROSPEECH),--zerospeech "$(ZEROSPEECH)") $(if $(TRANSCRIPTS),--transcripts "$(TRANSCRIPTS)") $(EVALUATE)
 endif
 
 # Refuses another DATA, PRESET, CODEC or ENCODER in the same chain. Runs first, every time; a prerequisite by order only.

@@ -37,6 +37,7 @@ ON_TOP = {
     "evaluate_listening",
     "evaluate_zerospeech",
     "evaluate_prosody",
+    "evaluate_paper",
     "cli",
     "chain",
     "install",

@@ -174,6 +174,14 @@ def test_make_passes_the_knobs_on() -> None:
     assert "--trainer.devices 8 --trainer.num_nodes 2 --trainer.strategy ddp" in plan
 
 
+def test_make_evaluation_comes_after_the_report_and_passes_its_knobs_on() -> None:
+    plan = make("--dry-run", "--always-make", "evaluation", "RUN=x", "ITEMS=a.item", "AUDIO=b c", "EVALUATE=--limit 3")
+    command = 'evaluate paper --root checkpoints/runs/x --items "a.item" --audio "b c"'
+    assert plan.index("audiolm report --root checkpoints/runs/x") < plan.index(command)
+    assert "--limit 3" in plan[plan.index(command) :]
+    assert "evaluate paper" not in make("--dry-run", "--always-make", "train-all", "RUN=x")
+
+
 def test_a_public_codec_takes_the_place_of_the_trained_one() -> None:
     plan = make("--dry-run", "--always-make", "tokens", "CODEC=some/codec", "PRESET=small", "RUN=x")
     assert '--preset small --codec "some/codec"' in plan

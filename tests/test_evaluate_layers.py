@@ -296,6 +296,9 @@ def test_another_rule_fewer_layers_and_recordings_of_a_folder_to_train_on(
     assert found["mfcc"]["items"] == 4 * SLOTS
     assert found["clusters"] == []
     assert (out / "layers.svg").exists()
+    chosen = (root / "encoder" / "selected.json").read_text()
+    evaluate("--layers", "1", "--clusters", "--limit", "2", "--measure-only", "--out", str(tmp_path / "measured"))
+    assert (root / "encoder" / "selected.json").read_text() == chosen
     assert json.loads((root / "encoder" / "selected.json").read_text())["clusters"] is None
 
 

@@ -48,6 +48,9 @@ def add_layers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     layers.add_argument("--phones", type=Path, help="table of aligned phones of recordings below --audio: purity, PNMI")
     layers.add_argument("--limit", type=int, help="no more than so many recordings of the items, evenly spread")
     layers.add_argument("--memory-gb", type=float, default=4, help="for frames of items, of several layers at a time")
+    layers.add_argument(
+        "--measure-only", action="store_true", help="leave the layer that the tokenizer stage takes as it is"
+    )
     add_comparison(layers)
     layers.add_argument("--out", type=Path, help="folder of the results; by default ROOT/evaluation/layers")
 
@@ -96,7 +99,8 @@ def _layers(options: argparse.Namespace) -> None:
     out = options.out or options.root / "evaluation" / "layers"
     write_layers(out, table, about=_about(options, encoder, settings))
     _print(table, encoder)
-    _select(options, table, encoder, out)
+    if not options.measure_only:
+        _select(options, table, encoder, out)
     print(f"Wrote {out}")
 
 

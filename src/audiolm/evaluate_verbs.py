@@ -10,6 +10,7 @@ from audiolm.evaluate_abx import add_abx
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_likelihood import add_likelihood
 from audiolm.evaluate_listening import add_listening
+from audiolm.evaluate_paper import add_paper
 from audiolm.evaluate_prosody import add_prosody
 from audiolm.evaluate_units import add_units
 from audiolm.evaluate_zerospeech import add_zerospeech
@@ -49,6 +50,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_zerospeech(commands)
     add_prosody(commands)
     add_likelihood(commands)
+    add_paper(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

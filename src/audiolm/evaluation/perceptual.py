@@ -26,13 +26,19 @@ class NotMeasurableError(ValueError):
     """A pair of waveforms that a measure is not defined for; the message is a short reason that can be counted."""
 
 
+def installed_measures(measures: Iterable[str]) -> list[str]:
+    """Those of `measures` whose packages are installed, or that need none."""
+    return [name for name in measures if name not in _MODULES or importlib.util.find_spec(_MODULES[name]) is not None]
+
+
 def require_packages(measures: Iterable[str], *, mapping: VisqolMapping = "polynomial") -> None:
     """Check that the packages of some measures are installed; measures computed here need none.
 
     Raises:
         ValueError: naming the measures, what is missing, and how to install it.
     """
-    missing = [name for name in measures if name in _MODULES and importlib.util.find_spec(_MODULES[name]) is None]
+    measures = list(measures)
+    missing = [name for name in measures if name not in installed_measures(measures)]
     if missing:
         names = ", ".join(f"{name} (package {PACKAGES[name]})" for name in missing)
         raise ValueError(

@@ -1,0 +1,149 @@
+"""The orderings that the paper claims, and whether our numbers show them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from audiolm.evaluation import published
+from audiolm.evaluation.paper_steps import CODES_ONLY, HIERARCHY, Numbers
+
+Verdict = Literal["seen", "not seen", "not measured"]
+CHANCE = 50.0  # percent, of two alternatives
+
+
+@dataclass(frozen=True)
+class Term:
+    """One side of a comparison: a number of a table, or a share of it, or a constant."""
+
+    label: str
+    column: str = ""
+    share: float = 1.0
+    constant: float | None = None
+
+    def value(self, numbers: Numbers) -> float | None:
+        """The number, or None where it was not measured."""
+        if self.constant is not None:
+            return self.constant
+        found = numbers.get(self.label, {}).get(self.column)
+        return None if found is None else self.share * float(found)
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        if self.constant is not None:
+            return self.label
+        share = "half of " if self.share == 0.5 else ""
+        return f"{share}{self.label}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """In the paper every first term is below its second one."""
+
+    text: str
+    experiment: str
+    below: tuple[tuple[Term, Term], ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim beside our numbers.
+
+    Attributes:
+        figures: the comparisons that could be made, in words; empty where there was none.
+        missing: comparisons that could not be made.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    figures: str
+    missing: int = 0
+
+
+def judge(claim: Claim, tables: Mapping[str, Numbers]) -> Judged:
+    """Compare what was measured: seen if every comparison holds, not measured if none could be made. Equal is not seen."""
+    numbers = tables.get(claim.experiment, {})
+    held, words = [], []
+    several = len({larger.column for _, larger in claim.below}) > 1  # then each comparison says what of
+    for smaller, larger in claim.below:
+        low, high = smaller.value(numbers), larger.value(numbers)
+        if low is None or high is None:
+            continue
+        held.append(low < high)
+        column = f" ({larger.column})" if several else ""
+        words.append(f"{smaller.name} {low:.4g} {_sign(low, high)} {larger.name} {high:.4g}{column}")
+    verdict: Verdict = "not measured" if not held else "seen" if all(held) else "not seen"
+    return Judged(claim, verdict, "; ".join(words), len(claim.below) - len(held))
+
+
+def _sign(low: float, high: float) -> str:
+    return "<" if low < high else ">" if low > high else "="
+
+
+def _codes_above_units(column: str) -> tuple[tuple[Term, Term], ...]:
+    """Every kind of code above every kind of unit."""
+    return tuple(
+        (Term(units, column), Term(codes, column))
+        for units in (published.UNITS, published.RESIDUAL_UNITS)
+        for codes in (published.COARSE_CODES, published.ALL_CODES)
+    )
+
+
+_BITS, _WITHIN, _ACROSS, _VISQOL = published.TOKENS.columns
+_WER = published.RECOGNITION.columns[1]
+_SPEAKER = published.SPEAKERS.columns[0]
+_HALF = Term("original", _SPEAKER, share=0.5)
+_DETECTED = published.DETECTION.columns[0]
+_CHANCE = Term("chance", constant=CHANCE)
+_NATS = published.ACOUSTIC_ONLY.columns[0]
+
+CLAIMS = (
+    Claim("Units keep phones apart better than codes (ABX within speakers)", "tokens", _codes_above_units(_WITHIN)),
+    Claim("Units keep phones apart better than codes (ABX across speakers)", "tokens", _codes_above_units(_ACROSS)),
+    Claim("Codes keep the sound better than units (ViSQOL)", "tokens", _codes_above_units(_VISQOL)),
+    Claim(
+        "Passing the codec costs fewer words than saying the same units again",
+        "asr",
+        ((Term("reconstruction", _WER), Term("acoustic", _WER)),),
+    ),
+    Claim(
+        "Reconstruction keeps the speaker (more than half of the accuracy on originals)",
+        "speaker",
+        ((_HALF, Term("reconstruction", _SPEAKER)),),
+    ),
+    Claim(
+        "Acoustic generation loses the speaker (less than half of it)",
+        "speaker",
+        ((Term("acoustic", _SPEAKER), _HALF),),
+    ),
+    Claim(
+        "A continuation keeps the speaker of its prompt (more than half of it)",
+        "speaker",
+        ((_HALF, Term("continuation", _SPEAKER)), (Term("acoustic", _SPEAKER), Term("continuation", _SPEAKER))),
+    ),
+    Claim(
+        "Words are likelier than non-words, sentences than ungrammatical ones",
+        "pairs",
+        tuple((_CHANCE, Term(published.AUDIOLM, column)) for column in published.PAIRS.columns),
+    ),
+    Claim(
+        "Raters do not tell continuations from originals (one-sided p above 0.05)",
+        "listening",
+        ((Term("level", constant=0.05), Term("human or machine", published.LISTENING.columns[2])),),
+    ),
+    Claim(
+        "Originals that passed the codec are harder to tell from continuations than raw ones",
+        "detector",
+        ((Term("originals through the codec", _DETECTED), Term("raw originals", _DETECTED)),),
+    ),
+    Claim(
+        "Continuations of the hierarchy are likelier speech, by their units, than those of codes only",
+        "acoustic-only",
+        ((Term(CODES_ONLY, _NATS), Term(HIERARCHY, _NATS)),),
+    ),
+    Claim(
+        "Piano: the hierarchy is preferred to codes only",
+        "piano",
+        ((_CHANCE, Term("hierarchy or codes only", published.PIANO.columns[0])),),
+    ),
+)

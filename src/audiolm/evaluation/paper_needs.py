@@ -1,0 +1,136 @@
+"""What steps of the paper's evaluation share: their options, what they depend on, and what may not be there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from audiolm.evaluation.paper_steps import Given, Lack, Step
+from audiolm.files import read_json
+from audiolm.manifest import read_manifest
+
+PROMPT_SECONDS, CONTINUATION_SECONDS = 3.0, 7.0  # the paper's
+Lacks = tuple[Lack, ...]
+CHAIN_STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # those of `make train-all`
+
+
+def items(given: Given) -> tuple[str | Path, ...]:
+    """The options that name items and their recordings."""
+    return ("--items", given.items or "phoneme.item", "--audio", given.audio or "AUDIO")
+
+
+def conditions(given: Given) -> tuple[str, ...]:
+    """The options that say of which recordings conditions are made."""
+    return (*data(given), *given.limited(), "--device", given.device)
+
+
+def data(given: Given) -> tuple[str, ...]:
+    """The option that names recordings; without it verbs take the chain's test split."""
+    return () if given.data is None else ("--data", str(given.data))
+
+
+def present(*paths: Path | None) -> tuple[Path, ...]:
+    """Those that were named."""
+    return tuple(path for path in paths if path is not None)
+
+
+def generator(given: Given) -> tuple[Path, ...]:
+    """What a result of the generator depends on."""
+    return (given.root / "generator",)
+
+
+def no_items(given: Given) -> Lacks:
+    """A lack, where no items or no recordings of theirs were named."""
+    if given.items and given.audio:
+        return ()
+    what = "an .item file of aligned phones and its recordings (Libri-Light's or ZeroSpeech's)"
+    return (Lack(what, given.again("--items", "phoneme.item", "--audio", "AUDIO")),)
+
+
+def no_generator(given: Given) -> Lacks:
+    """A lack, where the chain has no generator."""
+    return given.needs(given.root / "generator" / "config.json", "the generator", given.make("generator"))
+
+
+def no_manifest(given: Given) -> Lacks:
+    """A lack, where there is nothing to compare with."""
+    if given.data is not None:
+        return ()
+    return given.needs(given.root / "manifest.jsonl", "the list of recordings", given.make("corpus"))
+
+
+def no_continuations(given: Given) -> Lacks:
+    """A lack, where the chain has not spoken."""
+    folder = given.continuations
+    known = folder / ("samples.json" if folder.name == "samples" else "")
+    return given.needs(known, "continuations", given.make("samples"))
+
+
+def no_transcripts(given: Given) -> Lacks:
+    """A lack, where no transcripts were named and none lie beside the recordings."""
+    named = given.data or (given.root / "demo-corpus" if given.is_demo else given.chain.get("data"))
+    if given.transcripts is not None or (named and next(Path(named).rglob("*.trans.txt"), None) is not None):
+        return ()
+    return (Lack("transcripts of the recordings", given.again("--transcripts", "FOLDER")),)
+
+
+def stretch(given: Given) -> tuple[str, ...]:
+    """How much before and after each seam is compared, where most real recordings are shorter than 3 + 7 s."""
+    manifest = given.root / "manifest.jsonl"
+    if given.data is not None or not manifest.exists():
+        return ()
+    seconds = read_manifest(manifest).split("test").seconds
+    usual = float(np.median(seconds)) if len(seconds) else 0.0
+    if not 0 < usual < PROMPT_SECONDS + CONTINUATION_SECONDS:
+        return ()
+    before = round(0.3 * usual, 2)
+    return ("--before-seconds", f"{before:g}", "--after-seconds", f"{round(0.7 * usual, 2) - 0.01:g}")
+
+
+def no_acoustic_only(given: Given) -> Lacks:
+    """Lacks, where there are no continuations of a model without units."""
+    if given.codes_only is not None:
+        return ()
+    folder = given.root / "generator-acoustic"
+    model = given.needs(folder / "config.json", "a model without units", given.make("generator-acoustic"))
+    speak = f"lightning predict -c stages/generate.yaml --root {given.root} --model.generator {folder} --model.out"
+    return (*model, Lack("its continuations", f"{speak} {given.root / 'generate-acoustic'}"))
+
+
+def no_generated(given: Given) -> Lacks:
+    """A lack, where the generate stage has made no continuations: only these name the stretch that is their prompt."""
+    remedy = f"lightning predict -c stages/generate.yaml --root {given.root}"
+    return given.needs(given.root / "generate", "continuations by the generate stage", remedy)
+
+
+def untrained(given: Given, *stages: str) -> Lacks:
+    """A lack for every stage that has no checkpoint."""
+    return tuple(
+        lack
+        for stage in stages
+        for lack in given.needs(
+            given.root / stage / "best.ckpt",
+            f"the {stage} stage",
+            given.make(stage) if stage in CHAIN_STAGES else given.fit(stage),
+        )
+    )
+
+
+def with_lacks(step: Step, lacks: Sequence[Lack]) -> Step:
+    """The step, lacking these first."""
+    return replace(step, lacking=(*lacks, *step.lacking))
+
+
+def number_of_units(given: Given) -> int | None:
+    """K of the chain's generator, or None where it has none."""
+    path = given.root / "generator" / "config.json"
+    if not path.exists():
+        return None
+    config = read_json(path, made_by="audiolm compose")
+    try:
+        return int(config["spec"]["clusters"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say how many units it has ({error}): compose the generator again."
+        ) from error

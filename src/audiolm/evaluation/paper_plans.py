@@ -1,0 +1,236 @@
+"""The steps of each of the paper's experiments, of what is given: commands, what they need, what reads their results."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from audiolm.evaluation import paper_needs as needs
+from audiolm.evaluation import paper_readers as readers
+from audiolm.evaluation.codec_measures import MEASURES
+from audiolm.evaluation.paper_steps import CODES_ONLY, HIERARCHY, Given, Lack, Numbers, Step
+from audiolm.evaluation.perceptual import installed_measures
+
+TOKEN_STAGES = {  # of the rows of table1, what must be trained
+    "units": ("tokenizer", "detokenizer_units"),
+    "residual-units": ("tokenizer", "residual_tokenizer", "detokenizer_residual"),
+    "coarse-codes": ("codec", "detokenizer_codes"),
+    "all-codes": ("codec", "detokenizer_all_codes"),
+}
+TASKS = {"swuggy": "lexical", "sblimp": "syntactic"}  # verb to folder of the ZeroSpeech 2021 set
+
+
+def tokens(given: Given) -> Sequence[Step]:
+    """Table I."""
+    lacks = {row: needs.untrained(given, *stages) for row, stages in TOKEN_STAGES.items()}
+    rows = [row for row in lacks if not lacks[row]]
+    missing = tuple(dict.fromkeys(lack for row in lacks for lack in lacks[row]))
+    only = ("--only", *rows) if 0 < len(rows) < len(lacks) else ()
+    measures = () if installed_measures(["visqol"]) else ("--measures", "mel")
+    return [
+        Step(
+            "table1",
+            given.verb("table1", *needs.items(given), *only, *measures, *given.limited(), "--device", given.device),
+            given.at("table1") / "summary.json",
+            readers.token_table,
+            inputs=(*needs.present(given.items), *(given.root / TOKEN_STAGES[row][-1] / "best.ckpt" for row in rows)),
+            lacking=needs.no_items(given) + (() if rows else missing),
+            left_out=missing if rows else (),
+        )
+    ]
+
+
+def layers(given: Given) -> Sequence[Step]:
+    """Figure 3, left. The choice of layer stays as it is: the chain was trained with it."""
+    return [_layers(given, readers.layer_table)]
+
+
+def clusters(given: Given) -> Sequence[Step]:
+    """Figure 3, right: this chain is one point of it."""
+    count = needs.number_of_units(given)
+    pairs = [_pairs(given, verb, partial(readers.pairs_of_clusters, verb, count)) for verb in TASKS]
+    return [*_demo_set(given), *pairs, _layers(given, readers.cluster_table)]
+
+
+def recognition(given: Given) -> Sequence[Step]:
+    """Table II."""
+    public = () if given.recogniser is None else ("--recogniser", given.recogniser)
+    texts = () if given.transcripts is None else ("--transcripts", str(given.transcripts))
+    return [
+        Step(
+            "asr",
+            given.verb("asr", *needs.conditions(given), *public, *texts),
+            given.at("asr") / "summary.json",
+            readers.recognition_table,
+            inputs=(*needs.generator(given), given.root / "asr" / "best.ckpt", *needs.present(given.transcripts)),
+            lacking=needs.no_generator(given)
+            + (() if public else needs.untrained(given, "asr"))
+            + needs.no_transcripts(given),
+        )
+    ]
+
+
+def speakers(given: Given) -> Sequence[Step]:
+    """Table III."""
+    return [
+        Step(
+            "speaker",
+            given.verb("speaker", *needs.conditions(given), *(("--xvector", given.xvector) if given.xvector else ())),
+            given.at("speaker") / "summary.json",
+            readers.speaker_table,
+            inputs=(*needs.generator(given), given.root / "speaker" / "best.ckpt"),
+            lacking=needs.no_generator(given) + needs.untrained(given, "speaker"),
+        )
+    ]
+
+
+def pairs(given: Given) -> Sequence[Step]:
+    """Table IV."""
+    return [*_demo_set(given), *(_pairs(given, verb, partial(readers.pair_table, verb)) for verb in TASKS)]
+
+
+def listening(given: Given) -> Sequence[Step]:
+    """The subjective test: people have to listen, so its answers are only read."""
+    return [
+        _listening(
+            given, "listening-test", "--human ORIGINALS --machine CONTINUATIONS --codec", readers.listening_table
+        )
+    ]
+
+
+def detector(given: Given) -> Sequence[Step]:
+    """The detector of synthesized speech."""
+    return [
+        Step(
+            "detector",
+            given.verb("detector", *needs.conditions(given)),
+            given.at("detector") / "summary.json",
+            readers.detector_table,
+            inputs=(*needs.generator(given), given.root / "detector" / "best.ckpt"),
+            lacking=needs.no_generator(given) + needs.untrained(given, "detector"),
+        )
+    ]
+
+
+def piano(given: Given) -> Sequence[Step]:
+    """Hierarchy beside codes only, heard by people and by numbers."""
+    speech = () if given.is_piano else (Lack("a chain of piano", "make train-all PRESET=piano DATA=PATH RUN=piano"),)
+    heard = _listening(given, "listening-piano", "--a HIERARCHY --b ACOUSTIC_ONLY", readers.preference_table)
+    return [
+        needs.with_lacks(heard, speech),
+        needs.with_lacks(_prosody(given, "prosody", given.continuations, name="music", music=True), speech),
+        needs.with_lacks(_prosody(given, "prosody", given.codes_only, name="music-acoustic-only", music=True), speech),
+    ]
+
+
+def acoustic_only(given: Given) -> Sequence[Step]:
+    """The ablation, by the likelihood of its units; real recordings beside it where they are long enough."""
+    other = given.codes_only
+    folders = (f"{HIERARCHY}={given.root / 'generate'}", f"{CODES_ONLY}={other or 'FOLDER'}")
+    real = ("--without-real",) if needs.stretch(given) else needs.data(given)
+    return [
+        Step(
+            "likelihood",
+            given.verb("likelihood", *folders, *real, *given.limited(), "--device", given.device),
+            given.at("likelihood") / "summary.json",
+            readers.likelihood_table,
+            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other)),
+            lacking=needs.no_generator(given) + needs.no_generated(given) + needs.no_acoustic_only(given),
+        )
+    ]
+
+
+def codec(given: Given) -> Sequence[Step]:
+    """What the codec keeps, by levels."""
+    chosen = () if len(installed := installed_measures(MEASURES)) == len(MEASURES) else ("--measures", *installed)
+    return [
+        Step(
+            "codec",
+            given.verb("codec", *chosen, *needs.data(given), *given.limited()),
+            given.at("codec") / "pooled.json",
+            readers.codec_table,
+            inputs=(given.root / "codec" / "best.ckpt", given.root / "manifest.jsonl"),
+            lacking=needs.untrained(given, "codec") + needs.no_manifest(given),
+        )
+    ]
+
+
+def prosody(given: Given) -> Sequence[Step]:
+    """Seams of continuations."""
+    return [_prosody(given, "prosody", given.continuations, name="prosody", music=given.is_piano)]
+
+
+def diversity(given: Given) -> Sequence[Step]:
+    """Units of continuations."""
+    return [_prosody(given, "diversity", given.continuations, name="diversity", music=False)]
+
+
+def _demo_set(given: Given) -> Sequence[Step]:
+    """A small sWUGGY and sBLIMP of the demo corpus's words, where no other is named."""
+    if given.zerospeech or not given.is_demo:
+        return []
+    out = _demo_folder(given)
+    arguments = ("demo-zerospeech", "--out", str(out), "--corpus", str(given.root / "demo-corpus"))
+    return [Step("demo-zerospeech", arguments, out / "demo-zerospeech.json", lambda content: {})]
+
+
+def _demo_folder(given: Given) -> Path:
+    return given.root / "demo-zerospeech"
+
+
+def _pairs(given: Given, verb: str, read: Callable[[Any], Numbers]) -> Step:
+    lacking: tuple[Lack, ...] = ()
+    data = given.zerospeech
+    if data is None and given.is_demo:
+        data = _demo_folder(given)
+    elif data is None:
+        lacking = (Lack("the ZeroSpeech 2021 set (sLM21-dataset)", given.again("--zerospeech", "sLM21-dataset")),)
+    return Step(
+        verb,
+        given.verb(verb, "--data", data or "sLM21-dataset", "--device", given.device),
+        given.at(f"{verb}-dev") / "summary.json",
+        read,
+        inputs=needs.generator(given) + (() if data is None else (data / TASKS[verb] / "dev" / "gold.csv",)),
+        lacking=lacking + needs.no_generator(given),
+    )
+
+
+def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
+    return Step(
+        "layers",
+        given.verb("layers", *needs.items(given), "--measure-only", *given.limited(), "--device", given.device),
+        given.at("layers") / "layers.json",
+        read,
+        inputs=(*needs.present(given.items), given.root / "encoder" / "best.ckpt"),
+        lacking=needs.no_items(given) + needs.untrained(given, "encoder"),
+    )
+
+
+def _listening(given: Given, folder: str, folders: str, read: Callable[[Any], Numbers]) -> Step:
+    at = given.at(folder)
+    codec = f" {given.root / 'generator'}" if folders.endswith("--codec") else ""
+    make = Lack("answers of people", f"audiolm evaluate listening-test make {folders}{codec} --out {at}")
+    return Step(
+        folder,
+        ("evaluate", "listening-test", "score", "ANSWERS.json", "--key", str(at / "key.json"), "--out", str(at)),
+        at / "scores.json",
+        read,
+        lacking=() if (at / "scores.json").exists() else (make,),
+        by_hand=True,
+    )
+
+
+def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: bool) -> Step:
+    out = ("--out", given.at(name)) if name != verb else ()
+    missing = needs.no_continuations(given) if folder == given.continuations else needs.no_acoustic_only(given)
+    options = ("--music",) if music else ()
+    return Step(
+        name,
+        given.verb(
+            verb, folder or "FOLDER", *options, *needs.data(given), *needs.stretch(given), *given.limited(), *out
+        ),
+        given.at(name) / "pooled.json",
+        partial(readers.passage_table, end=", codes only" if name == "music-acoustic-only" else ""),
+        inputs=(*needs.present(folder), given.root / "manifest.jsonl"),
+        lacking=missing + needs.no_manifest(given),
+    )

@@ -1,0 +1,171 @@
+"""Steps of the paper's evaluation: a command of ours, what it needs, where its result lies, and how that is read."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audiolm.evaluation.report_facts import ChainFacts
+from audiolm.files import read_json
+
+Numbers = Mapping[str, Mapping[str, float | None]]  # label of a row to name of a column to number
+HIERARCHY, CODES_ONLY = (
+    "hierarchy",
+    "acoustic-only",
+)  # how the likelihood verb is told to call both kinds of continuation
+READING = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # what a file of other fields does to a reader
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Something that is not there, and what would make it or name it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: unique among all steps.
+        arguments: of `audiolm`.
+        result: the file that it writes last.
+        read: from the parsed result to its numbers.
+        inputs: files and folders on which the result depends: where one is newer or other than before, the step runs again.
+        lacking: why it cannot run; empty where it can.
+        left_out: what parts of the result lack, where it can run without them.
+        by_hand: people have a part in it, so that its result is read and the command left to them.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    result: Path
+    read: Callable[[Any], Numbers]
+    inputs: tuple[Path, ...] = ()
+    lacking: tuple[Lack, ...] = ()
+    left_out: tuple[Lack, ...] = ()
+    by_hand: bool = False
+
+    @property
+    def command(self) -> str:
+        """As it is typed in a shell."""
+        return "audiolm " + shlex.join(self.arguments)
+
+    def content(self) -> Any:
+        """The parsed result, or None where it has not been made.
+
+        Raises:
+            ValueError: naming the file, if it is damaged.
+        """
+        return read_json(self.result, made_by=f"`{self.command}`") if self.result.exists() else None
+
+    def numbers(self, content: Any) -> Numbers:
+        """What the result says.
+
+        Raises:
+            ValueError: naming the file, if it has not the fields that are read.
+        """
+        try:
+            return self.read(content)
+        except READING as error:
+            said = f"{error} is not there" if isinstance(error, KeyError) else str(error)
+            raise ValueError(
+                f"{self.result} has not the fields that are read of it ({said}): another version wrote it, or it was edited. "
+                f"Remove {self.result.parent} and run `{self.command}`."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user names, beside the chain; None where nothing was named.
+
+    Attributes:
+        root: the chain's folder.
+        items, audio: an .item file and the recordings that it names.
+        zerospeech: folder of the ZeroSpeech 2021 sets.
+        transcripts: folder of transcribed recordings, in LibriSpeech's layout.
+        data: recordings that conditions are made of; else the chain's test split.
+        acoustic_only: folder of continuations of a model without units.
+        recogniser, xvector: public models, by name or folder.
+        limit: no more than so many recordings in each measure that can be limited.
+        device: auto, cpu, cuda, …
+        chain: the chain's own record, `chain.json`; empty where it has none.
+    """
+
+    root: Path
+    items: Path | None = None
+    audio: Path | None = None
+    zerospeech: Path | None = None
+    transcripts: Path | None = None
+    data: Path | None = None
+    acoustic_only: Path | None = None
+    recogniser: str | None = None
+    xvector: str | None = None
+    limit: int | None = None
+    device: str = "auto"
+
+    @property
+    def chain(self) -> dict[str, str]:
+        """`chain.json`, or nothing."""
+        path = self.root / "chain.json"
+        found = read_json(path, made_by="make train-all") if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is not the record of a chain: it was edited. `make train-all` writes it.")
+        return found
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the chain learnt from the demo corpus, which is there."""
+        return self.chain.get("data") == "" and (self.root / "demo-corpus").is_dir()
+
+    @property
+    def is_piano(self) -> bool:
+        """Whether it is a chain of a piano preset."""
+        return str(self.chain.get("preset", "")).startswith("piano")
+
+    @property
+    def continuations(self) -> Path:
+        """Where the chain's continuations are: those of the generate stage, else those of `audiolm samples`."""
+        made = self.root / "generate"
+        return made if made.is_dir() and any(made.iterdir()) else self.root / "samples"
+
+    @property
+    def codes_only(self) -> Path | None:
+        """Where continuations of a model without units are: the folder named, else `<root>/generate-acoustic` if it is there."""
+        usual = self.root / "generate-acoustic"
+        return self.acoustic_only or (usual if usual.is_dir() else None)
+
+    def at(self, verb: str) -> Path:
+        """The folder of a verb's results."""
+        return self.root / "evaluation" / verb
+
+    def verb(self, *words: str | Path) -> tuple[str, ...]:
+        """The arguments of `audiolm evaluate …` on this chain."""
+        return ("evaluate", *map(str, words), "--root", str(self.root))
+
+    def limited(self) -> tuple[str, ...]:
+        """The option, if there is a limit."""
+        return () if self.limit is None else ("--limit", str(self.limit))
+
+    def make(self, target: str) -> str:
+        """The make command for a target of this chain."""
+        data, preset = self.chain.get("data"), self.chain.get("preset")
+        named = None if data is None else Path(data).name
+        return ChainFacts(self.root, named, preset, None, 0, {}, None).make(target)
+
+    def fit(self, stage: str) -> str:
+        """The command that trains a stage which is not part of `make train-all`."""
+        preset = self.chain.get("preset")
+        overlay = f" -c stages/{preset}/{stage}.yaml" if preset in ("demo", "small") else ""
+        return f"lightning fit -c stages/{stage}.yaml{overlay} --root {shlex.quote(str(self.root))}"
+
+    def again(self, *options: str) -> str:
+        """This evaluation, with more said."""
+        return " ".join(("audiolm evaluate paper", "--root", shlex.quote(str(self.root)), *options))
+
+    def needs(self, path: Path, what: str, remedy: str) -> tuple[Lack, ...]:
+        """A lack, where `path` is not there."""
+        return () if path.exists() else (Lack(f"{what} ({path})", remedy),)

@@ -1,0 +1,509 @@
+"""The paper's whole evaluation: what is run, what the page says of it, and what it says of what is not there."""
+
+import re
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiolm.evaluate_paper import evaluate_paper
+from audiolm.evaluation import published
+from audiolm.evaluation.paper_claims import CLAIMS, Claim, Judged, Term, judge
+from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
+from audiolm.evaluation.paper_steps import Given
+from audiolm.evaluation.published import Published
+from audiolm.files import read_json, write_json
+from audiolm.manifest import Manifest, Utterance, write_manifest
+from audiolm.verbs import _parser, run_verb
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+Run = Callable[[list[str]], None]
+
+
+def pair_rows(score: float) -> dict[str, Any]:
+    rows = [
+        {"normalisation": normalisation, "by": by, "group": by, "n": 9, "score": score + shift, "std": None}
+        for normalisation, shift in (("summed", -0.01), ("per_token", 0.0))
+        for by in ("all", "in-vocabulary")
+    ]
+    return {"rows": rows, "note": "", "settings": {}}
+
+
+def condition_rows(name: str, **values: float) -> list[dict[str, Any]]:
+    return [
+        {"condition": condition, name: value, "chance": 0.1, "sampling": None} for condition, value in values.items()
+    ]
+
+
+def summaries() -> dict[str, dict[str, Any]]:
+    """A result of every verb, by path below `evaluation`, with the fields that the page reads."""
+    tokens = {"units": (250, 7.5, 8.25, 1.25), "residual-units": (6000, 6.5, 7.0, 1.5)}
+    tokens |= {"coarse-codes": (2000, 23.5, 30.5, 3.125), "all-codes": (6000, 18.5, 27.5, 3.875)}
+    score = {"context": "within", "speakers": "within", "error": 0.0625}
+    across = {"context": "within", "speakers": "across", "error": 0.1275}
+    seams = [
+        {"kind": kind, "measure": "f0", "mean": mean, "exceeds_real": above}
+        for kind, mean, above in (("continuation", 117.5, 0.375), ("real", 121.5, None))
+    ]
+    passages = {"rows": seams, "titles": {"f0": "F0 after (Hz)"}, "whole": {"prompt_to_real": 2.625}, "note": ""}
+    asr = [
+        {"condition": name, "cer": wer / 2, "wer": wer}
+        for name, wer in (("original", 0.09), ("reconstruction", 0.1125), ("acoustic", 0.3125), ("gslm", None))
+        if wer is not None
+    ]
+    return {
+        "table1/summary.json": {
+            "rows": [
+                dict(zip(("tokens", "bitrate_bps", "abx_within", "abx_across", "visqol"), (name, *row), strict=True))
+                for name, row in tokens.items()
+            ],
+            "protocol": {"frames": "one frame fewer"},
+            "settings": {},
+        },
+        "layers/layers.json": {
+            "layers": [{"layer": 7, "scores": [score, across, {**score, "context": "any", "error": 0.9}]}],
+            "mfcc": {"scores": [score]},
+            "clusters": [{"clusters": 50, "scores": [across]}],
+            "about": {},
+        },
+        "asr/summary.json": {"rows": [*asr, {"condition": "gslm", "cer": None, "wer": None}], "settings": {}},
+        "speaker/summary.json": {
+            "rows": [
+                *condition_rows("accuracy", original=0.95, reconstruction=0.925, acoustic=0.125, continuation=0.7125),
+                {"condition": "acoustic", "accuracy": 0.999, "chance": 0.1, "sampling": 0},
+            ]
+        },
+        "swuggy-dev/summary.json": pair_rows(0.6125),
+        "sblimp-dev/summary.json": pair_rows(0.5375),
+        "detector/summary.json": {
+            "rows": [
+                {"against": "reconstruction", "balanced_accuracy": 0.8125, "area": 0.875, "equal_error_rate": 0.1875},
+                {"against": "original", "balanced_accuracy": 0.9875, "area": 0.99, "equal_error_rate": 0.0125},
+            ]
+        },
+        "listening-test/scores.json": {
+            "kind": "human-or-machine",
+            "names": ["human", "machine"],
+            "pooled": {"rate": 0.5375, "ratings": 80, "p_one_sided": 0.2875, "p_two_sided": 0.575},
+        },
+        "likelihood/summary.json": {
+            "rows": [
+                {"system": name, "per_unit": nats, "prompts": 12}
+                for name, nats in (("hierarchy", -2.125), ("acoustic-only", -3.375), ("real", -2.5))
+            ]
+        },
+        "codec/pooled.json": {
+            "rows": [{"levels": 4, "bitrate_bps": 2000.0, "measure": "visqol", "mean": 3.375}],
+            "titles": {"visqol": "ViSQOL (polynomial)"},
+        },
+        "prosody/pooled.json": passages,
+        "diversity/pooled.json": passages,
+    }
+
+
+def make_chain(root: Path, results: Mapping[str, Any]) -> Path:
+    write_json(root / "chain.json", {"data": "/somewhere/<talks> & more", "preset": "demo"})
+    record = {"steps": 1234, "parameters": 2_500_000, "seconds": 90.0, "device": "x86_64", "processes": 1, "threads": 2}
+    write_json(root / "semantic" / "done.json", record | {"precision": "bf16-mixed", "validation_loss": 2.0})
+    for name, content in results.items():
+        write_json(root / "evaluation" / name, content)
+        (root / "evaluation" / name).with_suffix(".svg").write_bytes(SVG)
+    return root
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    return make_chain(tmp_path / "chain", summaries())
+
+
+def evaluate(root: Path, *options: str, run: Run | None = None) -> str:
+    """The page, of `audiolm evaluate paper` with these options."""
+    never = run or (lambda arguments: pytest.fail(f"ran {arguments}"))
+    evaluate_paper(_parser().parse_args(["evaluate", "paper", "--root", str(root), *options]), run=never)
+    return page_of(root)
+
+
+def page_of(root: Path) -> str:
+    return (root / "report" / "paper.html").read_text(encoding="utf-8")
+
+
+def section(page: str, title: str) -> str:
+    [found] = [part for part in page.split("<section>")[1:] if title in part.partition("</h2>")[0]]
+    return found
+
+
+def rows_of(part: str, table: int = 0) -> list[list[str]]:
+    """The cells of a table, as text."""
+    body = part.split("<tbody>")[1 + table].partition("</tbody>")[0]
+    return [
+        [re.sub(r"\s*<[^>]*>\s*", "", cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)]
+        for row in body.split("</tr>")
+        if "<td" in row
+    ]
+
+
+def test_each_table_has_the_papers_numbers_beside_ours(chain: Path) -> None:
+    page = evaluate(chain, "--page-only")
+    tokens = rows_of(section(page, "Table I:"))
+    assert tokens[0] == ["units", "250", "250", "6.7", "7.5", "7.6", "8.25", "1.1", "1.25"]
+    assert tokens[3] == ["codes, all levels", "6,000", "6,000", "17.8", "18.5", "26.6", "27.5", "3.9", "3.875"]
+    layers = rows_of(section(page, "Figure 3, left"))
+    assert ["layer 7", "5.9", "6.25", "6.2", "12.75"] in layers
+    assert ["layer 8", "5.7", "–", "5.7", "–"] in layers
+    assert ["reconstruction", "0.9", "5.625", "2.6", "11.25"] in rows_of(section(page, "Table II:"))
+    assert ["GSLM unit-to-speech", "2.9", "–", "6.6", "–"] in rows_of(section(page, "Table II:"))
+    assert ["acoustic", "3.2", "12.5", "10"] in rows_of(section(page, "Table III"))  # all samplings, not the first
+    assert ["AudioLM", "71.5", "61.25", "83.7", "61.25", "64.7", "53.75"] in rows_of(section(page, "Table IV"))
+    divided = ["AudioLM, not divided by length", "–", "60.25", "–", "60.25", "67.5", "52.75"]
+    assert divided in rows_of(section(page, "Table IV"))
+    heard = ["human or machine", "51.2", "53.75", "1,000", "80", "0.23", "0.2875", "0.575"]
+    assert heard in rows_of(section(page, "Subjective"))
+    assert ["originals through the codec", "98.6", "81.25", "0.875", "18.75"] in rows_of(section(page, "Detector"))
+    assert ["acoustic-only", "-3.375", "12"] in rows_of(section(page, "Ablation"))
+    assert ["4 levels", "2,000", "3.375"] in rows_of(section(page, "codec by levels"))
+    assert ["F0 after (Hz)", "117.5", "0.375", "121.5", "–"] in rows_of(section(page, "seam"))
+
+
+def test_a_finished_chain_shows_the_papers_orderings(chain: Path) -> None:
+    found = {row[0]: row[1:] for row in rows_of(section(evaluate(chain, "--page-only"), "orderings"))}
+    assert {verdict for verdict, _ in found.values()} == {"seen", "not measured"}
+    absent = [claim for claim, (verdict, _) in found.items() if verdict == "not measured"]
+    assert absent == ["Piano: the hierarchy is preferred to codes only"]
+    assert found["Codes keep the sound better than units (ViSQOL)"][1].startswith(
+        "units 1.25 &lt; codes, coarse levels 3.125"
+    )
+
+
+def test_an_ordering_that_is_the_other_way_round_is_not_seen(tmp_path: Path) -> None:
+    results = summaries()
+    results["speaker/summary.json"]["rows"][2]["accuracy"] = 0.9  # acoustic generation keeps the speaker
+    results["table1/summary.json"]["rows"][0]["visqol"] = 3.5  # between the two kinds of codes
+    results["sblimp-dev/summary.json"] = pair_rows(0.4375)
+    page = evaluate(make_chain(tmp_path / "chain", results), "--page-only")
+    assert "chance 50 &gt; AudioLM 43.75 (sBLIMP, %)" in section(page, "orderings")
+    found = {row[0]: row[1] for row in rows_of(section(page, "orderings"))}
+    assert found["Acoustic generation loses the speaker (less than half of it)"] == "not seen"
+    assert found["Codes keep the sound better than units (ViSQOL)"] == "not seen"
+    assert found["Units keep phones apart better than codes (ABX within speakers)"] == "seen"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(1.0, 2.0, "seen"), (2.0, 1.0, "not seen"), (1.0, 1.0, "not seen"), (None, 1.0, "not measured")],
+)
+def test_a_claim_is_judged_by_its_numbers(low: float | None, high: float, verdict: str) -> None:
+    claim = Claim("a below b", "x", ((Term("a", "c"), Term("b", "c")),))
+    judged = judge(claim, {"x": {"a": {"c": low}, "b": {"c": high}}})
+    assert judged.verdict == verdict
+    assert (judged.figures == "") == (verdict == "not measured")
+
+
+def test_one_comparison_against_it_decides_and_those_that_are_missing_are_counted() -> None:
+    claim = Claim("", "x", tuple((Term(name, "c"), Term("high", "c")) for name in ("low", "higher", "absent")))
+    numbers = {"low": {"c": 1.0}, "high": {"c": 2.0}, "higher": {"c": 3.0}}
+    words = "low 1 < high 2; higher 3 > high 2"
+    assert judge(claim, {"x": numbers}) == Judged(claim, "not seen", words, missing=1)
+    assert judge(claim, {}) == Judged(claim, "not measured", "", missing=3)
+
+
+def test_the_papers_own_numbers_show_its_orderings() -> None:
+    """Every claim is written the way the paper's numbers go; where it prints none, nothing can be compared."""
+    tables = {
+        e.name: {label: dict(zip(e.paper.columns, row, strict=True)) for label, row in e.paper.rows.items()}
+        for e in EXPERIMENTS
+        if e.paper
+    }
+    verdicts = {claim.text: judge(claim, tables).verdict for claim in CLAIMS}
+    assert "not seen" not in verdicts.values()
+    unprinted = ("Reconstruction keeps", "Acoustic generation loses", "Continuations of the hierarchy")
+    assert [text for text, verdict in verdicts.items() if verdict == "not measured"] == [
+        text for text in verdicts if text.startswith(unprinted)
+    ]
+
+
+def test_every_claim_names_rows_and_columns_that_can_be_there() -> None:
+    experiments = {e.name: e for e in EXPERIMENTS}
+    for claim in CLAIMS:
+        paper = experiments[claim.experiment].paper
+        assert paper is not None
+        for term in (term for pair in claim.below for term in pair if term.constant is None):
+            assert term.column in paper.columns
+
+
+def test_an_empty_chain_says_of_everything_why_it_was_not_run_and_which_command_would(tmp_path: Path) -> None:
+    page = evaluate(tmp_path)  # nothing can be run: no generator, no data
+    for title in ("Table I:", "Figure 3, left", "Table II:", "Table III", "Table IV", "Detector", "Ablation", "seam"):
+        assert "Not run" in section(page, title)
+    assert "lightning fit -c stages/speaker.yaml" in section(page, "Table III")
+    assert "--zerospeech" in section(page, "Table IV")
+    assert "--items phoneme.item --audio" in section(page, "Table I:")
+    assert "listening-test make --human" in section(page, "Subjective")
+    assert "make generator" in section(page, "Table II:")
+    assert all(row[1] == "not measured" for row in rows_of(section(page, "orderings")))
+    assert rows_of(section(page, "Table II:"))[0] == ["original", "0.8", "–", "2.5", "–"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("table1/summary.json", {"rows": [{"tokens": "units"}]}, "'bitrate_bps' is not there"),
+        ("asr/summary.json", {"lines": []}, "'rows' is not there"),
+        ("speaker/summary.json", ["a list"], "has not the fields"),
+        ("detector/summary.json", {"rows": 3}, "rows is not a list"),
+        ("codec/pooled.json", {"rows": [{"levels": 1, "bitrate_bps": 1, "measure": "x", "mean": 1}]}, "'titles'"),
+        ("layers/layers.json", {"layers": [], "mfcc": None, "clusters": []}, "has not the fields"),
+    ],
+)
+def test_a_result_of_other_fields_is_named_and_the_others_are_shown(
+    chain: Path, name: str, content: object, said: str
+) -> None:
+    path = chain / "evaluation" / name
+    write_json(path, content)
+    with pytest.raises(Exception, match=re.escape(str(path))):
+        evaluate(chain, "--page-only")
+    page = page_of(chain)
+    assert str(path) in page
+    assert said.replace("'", "&#x27;") in page
+    assert "human or machine" in section(page, "Subjective")
+
+
+def test_a_damaged_result_is_named(chain: Path) -> None:
+    path = chain / "evaluation" / "asr" / "summary.json"
+    path.write_text('{"rows": [')
+    with pytest.raises(Exception, match="not valid JSON"):
+        evaluate(chain, "--page-only")
+    assert str(path) in section(page_of(chain), "Table II:")
+    assert rows_of(section(page_of(chain), "Table III"))
+
+
+def test_a_damaged_record_of_a_stage_is_named(chain: Path) -> None:
+    write_json(chain / "coarse" / "done.json", {"steps": 3})
+    with pytest.raises(Exception, match=r"coarse/done\.json"):
+        evaluate(chain, "--page-only")
+    assert "1,234" in section(page_of(chain), "cost")
+
+
+def ready(tmp_path: Path) -> Path:
+    """A chain that can run sWUGGY and sBLIMP, and nothing else."""
+    root = make_chain(tmp_path / "ready", {})
+    write_json(root / "generator" / "config.json", {"spec": {"clusters": 64}})
+    for task in ("lexical", "syntactic"):
+        (root / "zs" / task / "dev").mkdir(parents=True)
+        (root / "zs" / task / "dev" / "gold.csv").write_text("gold")
+    return root
+
+
+def runner(root: Path, ran: list[str], *, fails: str = "") -> Run:
+    """In place of the verbs: notes what runs, writes its result, or fails."""
+
+    def run(arguments: list[str]) -> None:
+        _parser().parse_args(arguments)  # the verb knows these options
+        ran.append(arguments[1])
+        if arguments[1] == fails:
+            raise ValueError("no <such> folder")
+        write_json(root / "evaluation" / f"{arguments[1]}-dev" / "summary.json", pair_rows(0.75))
+
+    return run
+
+
+def pairs_of(root: Path, run: Run) -> str:
+    return evaluate(root, "--only", "pairs", "clusters", "--zerospeech", str(root / "zs"), run=run)
+
+
+def test_what_can_be_run_is_run_once_and_again_only_where_an_input_changed(tmp_path: Path) -> None:
+    root, ran = ready(tmp_path), list[str]()
+    page = pairs_of(root, runner(root, ran))
+    assert ran == ["swuggy", "sblimp"]  # of both experiments
+    assert "Not run" in section(page, "Table I:")  # the page has everything
+    assert ["AudioLM", "71.5", "75", "83.7", "75", "64.7", "75"] in rows_of(section(page, "Table IV"))
+    assert ["K = 64", "–", "75", "–", "75"] in rows_of(section(page, "Figure 3, right"))
+    assert "processors" in section(page, "Table IV")  # what it took, on which machine
+    pairs_of(root, runner(root, ran))
+    assert ran == ["swuggy", "sblimp"]
+    (root / "zs" / "lexical" / "dev" / "gold.csv").write_text("another")
+    pairs_of(root, runner(root, ran))
+    assert ran == ["swuggy", "sblimp", "swuggy"]
+
+
+def test_a_failing_experiment_stands_on_the_page_and_the_others_run(tmp_path: Path) -> None:
+    root, ran = ready(tmp_path), list[str]()
+    with pytest.raises(Exception, match="no <such> folder"):
+        pairs_of(root, runner(root, ran, fails="swuggy"))
+    part = section(page_of(root), "Table IV")
+    assert "no &lt;such&gt; folder" in part
+    assert ["AudioLM", "71.5", "–", "83.7", "–", "64.7", "75"] in rows_of(part)
+    ran.clear()
+    assert "no &lt;such&gt; folder" not in pairs_of(root, runner(root, ran))
+    assert ran == ["swuggy"]  # what failed is tried again, what is done is not
+
+
+def test_the_command_ends_with_an_error_if_a_verb_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the real verbs: the generator is none, so both fail."""
+    from audiolm import cli
+
+    root = ready(tmp_path)
+    options = ["audiolm", "evaluate", "paper", "--root", str(root), "--only", "pairs", "--zerospeech", str(root / "zs")]
+    monkeypatch.setattr("sys.argv", options)
+    with pytest.raises(SystemExit) as ended:
+        cli.verbs()
+    assert ended.value.code == 1
+    assert section(page_of(root), "Table IV").count("Failed") == 2
+
+
+def test_an_interrupted_run_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    root, ran = ready(tmp_path), list[str]()
+
+    def interrupted(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pairs_of(root, interrupted)
+    assert "interrupted" in read_json(root / "evaluation" / "paper" / "swuggy.json", made_by="")["error"]
+    pairs_of(root, runner(root, ran))
+    assert ran == ["swuggy", "sblimp"]
+
+
+def test_the_demo_chain_makes_its_own_pairs_first(tmp_path: Path) -> None:
+    (tmp_path / "demo-corpus").mkdir()
+    write_json(tmp_path / "chain.json", {"data": "", "preset": "demo"})
+    write_json(tmp_path / "generator" / "config.json", {"spec": {"clusters": 64}})
+    [steps] = plan(Given(tmp_path), ["pairs"]).values()
+    assert [step.arguments[:2] for step in steps] == [
+        ("demo-zerospeech", "--out"),
+        ("evaluate", "swuggy"),
+        ("evaluate", "sblimp"),
+    ]
+    assert not any(step.lacking for step in steps)
+    assert str(tmp_path / "demo-zerospeech") in steps[1].arguments
+
+
+def everything(root: Path) -> Given:
+    """A chain that lacks nothing, by empty files."""
+    root = make_chain(root, {})
+    stages = ("codec", "encoder", "tokenizer", "residual_tokenizer", "asr", "speaker", "detector")
+    stages += ("detokenizer_units", "detokenizer_residual", "detokenizer_codes", "detokenizer_all_codes")
+    files = [*(f"{stage}/best.ckpt" for stage in stages), "generate/a.wav", "generate-acoustic/a.wav", "x.trans.txt"]
+    for name in (*files, "phoneme.item"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    write_json(root / "generator" / "config.json", {"spec": {"clusters": 64}})
+    return Given(
+        root,
+        items=root / "phoneme.item",
+        audio=root,
+        zerospeech=root,
+        transcripts=root,
+        data=root,
+        recogniser="someone/a-model",
+        xvector="someone/x-vectors",
+        limit=3,
+        device="cpu",
+    )
+
+
+def known_verbs() -> set[str]:
+    """Those below `audiolm evaluate`."""
+    [commands] = [action for action in _parser()._actions if isinstance(action.choices, dict)]
+    [below] = [action for action in commands.choices["evaluate"]._actions if isinstance(action.choices, dict)]  # type: ignore[index]
+    return set(below.choices or ())
+
+
+def test_every_command_is_one_that_its_verb_understands(tmp_path: Path) -> None:
+    given = everything(tmp_path)
+    steps = [step for steps in plan(given).values() for step in steps]
+    lacking = {step.name for step in steps if step.lacking}
+    assert lacking == {
+        "listening-test",
+        "listening-piano",
+        "music",
+        "music-acoustic-only",
+    }  # people, and a chain of piano
+    verbs = known_verbs()
+    checked = [step for step in steps if step.arguments[1] in verbs]
+    assert {step.name for step in checked} >= {"layers", "swuggy", "sblimp", "codec", "prosody", "diversity", "music"}
+    for step in checked:
+        options = _parser().parse_args(list(step.arguments))
+        assert step.by_hand or options.root == given.root
+
+
+def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path) -> None:
+    given = everything(tmp_path)
+    (tmp_path / "residual_tokenizer" / "best.ckpt").unlink()
+    [[step]] = plan(given, ["tokens"]).values()
+    only = step.arguments.index("--only")
+    assert step.arguments[only + 1 : only + 4] == ("units", "coarse-codes", "all-codes")
+    assert not step.lacking
+    options = ["--items", str(given.items), "--audio", str(given.audio), "--only", "tokens", "--page-only"]
+    part = section(evaluate(tmp_path, *options), "Table I:")
+    assert "left out" in part
+    assert "lightning fit -c stages/residual_tokenizer.yaml -c stages/demo/residual_tokenizer.yaml" in part
+
+
+def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:
+    ran = list[str]()
+    page = evaluate(chain, "--only", "listening", run=runner(chain, ran))
+    assert ran == []
+    assert "Not run" not in section(page, "Subjective")
+
+
+def test_short_recordings_are_compared_with_short_stretches_of_continuations(tmp_path: Path) -> None:
+    for name, seconds, expected in (("short", 5.0, ("--before-seconds", "1.5")), ("long", 12.0, ())):
+        utterances = tuple(
+            Utterance(f"{n}", f"{n}.flac", f"{n}", "test", 0, round(seconds * 16000), 16000, True, 0.0)
+            for n in range(3)
+        )
+        (tmp_path / name).mkdir()
+        write_manifest(Manifest(root=str(tmp_path), utterances=utterances), tmp_path / name / "manifest.jsonl")  # type: ignore[arg-type]
+        [[step]] = plan(Given(tmp_path / name), ["prosody"]).values()
+        assert ("--before-seconds" in step.arguments) == bool(expected)
+        assert set(expected) <= set(step.arguments)
+
+
+def test_nothing_from_files_is_markup_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\" onload='x'"
+    results = summaries()
+    results["asr/summary.json"]["rows"][0]["condition"] = evil
+    results["asr/summary.json"] |= {"note": evil, "protocol": {evil: evil}, "settings": {evil: evil}}
+    results["codec/pooled.json"]["titles"]["visqol"] = evil
+    results["listening-test/scores.json"] |= {"kind": "preference", "names": [evil, evil]}
+    root = make_chain(tmp_path / "<b>&amp; 'chain'", results)
+    with pytest.raises(Exception, match="preference"):
+        evaluate(root, "--page-only")
+    page = page_of(root)
+    tags, links = set[str](), list[str]()
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            tags.add(tag)
+            links.extend(value or "" for name, value in attributes if name in ("href", "src"))
+            assert not any(name.startswith("on") for name, _ in attributes)
+
+    Parser().feed(page)
+    assert "script" not in tags
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert any(link.startswith("data:image/svg+xml") for link in links)
+    assert "&lt;script&gt;" in page
+    assert "<b>&amp; " not in page
+
+
+def test_what_is_named_must_be_there_before_anything_runs(chain: Path) -> None:
+    for option in ("--zerospeech", "--transcripts", "--data", "--acoustic-only"):
+        with pytest.raises(FileNotFoundError, match=f"{option} .*nowhere"):
+            evaluate(chain, option, str(chain / "nowhere"))
+    with pytest.raises(ValueError, match="--items and --audio go together"):
+        evaluate(chain, "--items", str(chain / "chain.json"))
+    with pytest.raises(ValueError, match=r"no experiment tabel.*tokens, layers"):
+        evaluate(chain, "--only", "tabel")
+    with pytest.raises(ValueError, match="--limit must be at least 1"):
+        evaluate(chain, "--limit", "0")
+    with pytest.raises(FileNotFoundError, match="no chain at"):
+        run_verb(["evaluate", "paper", "--root", str(chain / "nowhere")])
+    assert not (chain / "report").exists()
+
+
+def test_a_published_row_has_a_number_for_every_column() -> None:
+    with pytest.raises(ValueError, match=r"Table X.*2 numbers for 1"):
+        Published("Table X", ("a",), "", {"row": (1.0, 2.0)})
+    assert published.PAIRS.rows[published.AUDIOLM] == (71.5, 83.7, 64.7)
