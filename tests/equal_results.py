@@ -75,7 +75,7 @@ def stage(name: str, root: Path, *, given: Path) -> StageModule:
         return DetokenizerStage(stage=name, source=str(source), root=str(root), **sizes_, **adversarial)  # type: ignore[arg-type]
     if name == "speaker":
         manifest = [str(given / "manifest.jsonl")]
-        return SpeakerStage(data=manifest, channels=(4, 8, 8), warmup_steps=2, learning_rate=1e-2, root=str(root))
+        return SpeakerStage(data=manifest, channels=(4, 8, 8), warmup_steps=2, learning_rate=1e-3, root=str(root))
     if name == "tokenizer":
         return TokenizerStage(
             encoder=EncoderConfig(kind="mfcc"), clusters=8, levels=2, iterations=5, max_frames=150, root=str(root)
