@@ -36,7 +36,7 @@ STEPS = {
     "hubert": 3,
     "detokenizer_codes": 3,
     "detokenizer_units": 2,
-    "speaker": 5,
+    "speaker": 3,
 }
 STAGES = ("tokenizer", *STEPS)
 encoder.STATISTICS_BATCHES = 8  # the corpus is small
