@@ -1,5 +1,6 @@
 """Every class that a stage YAML may name."""
 
+from audiolm.stages.asr import RecogniserStage
 from audiolm.stages.codec import CodecStage
 from audiolm.stages.codec_pretrained import PretrainedCodecStage
 from audiolm.stages.detokenizer import DetokenizerStage
@@ -16,6 +17,7 @@ __all__ = [
     "GenerateStage",
     "LanguageModelStage",
     "PretrainedCodecStage",
+    "RecogniserStage",
     "TokenizeStage",
     "TokenizerStage",
 ]
