@@ -18,7 +18,13 @@ from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers, EveryNth
 from datamodules.sharing import Share, data_parallel, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
-from datamodules.transcribed import TrainingTranscribed, Transcribed, TranscribedReader, ValidationTranscribed, transcribed
+from datamodules.transcribed import (
+    TrainingTranscribed,
+    Transcribed,
+    TranscribedReader,
+    ValidationTranscribed,
+    transcribed,
+)
 from datamodules.unreadable import Unreadable, UnreadableFiles, first_readable
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 from datamodules.workers import outlast_signals, usable_cores

@@ -45,7 +45,10 @@ class TranscribedBatch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TranscribedBatch":
         """The same batch on another device."""
-        moved = {n: getattr(self, n).to(device, non_blocking=non_blocking) for n in ("audio", "samples", "targets", "letters")}
+        moved = {
+            n: getattr(self, n).to(device, non_blocking=non_blocking)
+            for n in ("audio", "samples", "targets", "letters")
+        }
         return replace(self, **moved)
 
     def pin_memory(self) -> "TranscribedBatch":
@@ -103,10 +106,16 @@ def transcribed(
         for one in spoken:
             owner = owners.setdefault(id(one), utterance.path)
             if owner != utterance.path:
-                raise ValueError(f"{owner} and {utterance.path} have one transcript ({one.where}): give paths in its first column")
-        parts = [part for one in spoken if (part := _stretch(utterance, one, whole=pieces[utterance.path] == 1)) is not None]
+                raise ValueError(
+                    f"{owner} and {utterance.path} have one transcript ({one.where}): give paths in its first column"
+                )
+        parts = [
+            part for one in spoken if (part := _stretch(utterance, one, whole=pieces[utterance.path] == 1)) is not None
+        ]
         if not parts:
-            reason = "without a transcript" if not spoken else "that are pieces of a recording whose transcript has no times"
+            reason = (
+                "without a transcript" if not spoken else "that are pieces of a recording whose transcript has no times"
+            )
             found.left_out.setdefault(reason, []).append(utterance.id)
         for part, text in parts:
             _add(found, part, text, longest_seconds=longest_seconds, frames=frames)
@@ -160,7 +169,9 @@ class TranscribedReader:
         for draw in draws:
             drawn: list[int] = []
 
-            def utterance(attempt: int, draw: Callable[[int], int] = draw, drawn: list[int] = drawn) -> tuple[Utterance, int]:
+            def utterance(
+                attempt: int, draw: Callable[[int], int] = draw, drawn: list[int] = drawn
+            ) -> tuple[Utterance, int]:
                 drawn.append(draw(attempt))
                 return self.found.utterances[drawn[-1]], 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.evaluate_abx import add_abx
+from audiolm.evaluate_asr import add_asr
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_listening import add_listening
 from audiolm.evaluate_prosody import add_prosody
@@ -47,6 +48,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_listening(commands)
     add_zerospeech(commands)
     add_prosody(commands)
+    add_asr(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

@@ -18,7 +18,9 @@ def spelled(text: str) -> str:
         ValueError: for characters that are spoken but are no letters of ours, such as digits, and where nothing is left.
     """
     plain = unicodedata.normalize("NFKD", text.translate(APOSTROPHES)).lower()
-    kept = "".join(" " if _silent(character) else character for character in plain if not unicodedata.combining(character))
+    kept = "".join(
+        " " if _silent(character) else character for character in plain if not unicodedata.combining(character)
+    )
     words = " ".join(word for word in kept.split() if word.strip("'"))
     strange = sorted(set(words) - set(LETTERS))
     if strange or not words:

@@ -125,7 +125,10 @@ class CtcNetwork(nn.Module):
         encoder = self.encoder
         if change is None or not isinstance(encoder, ConformerEncoder):
             return encoder(audio, samples)
-        inside = torch.arange(encoder.frames(audio.shape[1]), device=audio.device) < -(-samples // encoder.hop_samples)[:, None]
+        inside = (
+            torch.arange(encoder.frames(audio.shape[1]), device=audio.device)
+            < -(-samples // encoder.hop_samples)[:, None]
+        )
         real = torch.arange(audio.shape[1], device=audio.device) < samples[:, None]
         raw = encoder.spectrogram.raw(audio.float().masked_fill(~real, 0.0), steps=SUBSAMPLING * inside.shape[1])
         x = encoder.subsampling(encoder.spectrogram.normalize(change(raw)), inside)

@@ -14,7 +14,10 @@ from audiolm.files import read_json
 from audiolm.recognition.recogniser import Recogniser
 from audiolm.untrusted.public_folders import MADE_BY, require_fits_files, require_harmless, require_sound_folder
 
-MADE_WHEN_LOADED = {"embed_positions.weights", "masked_spec_embed"}  # computed, or for training alone: not in every file
+MADE_WHEN_LOADED = {
+    "embed_positions.weights",
+    "masked_spec_embed",
+}  # computed, or for training alone: not in every file
 CTC, SEQUENCE = "greedy CTC", "greedy, token by token"
 WHOLE = "Copy or download the whole folder again."
 
@@ -45,7 +48,9 @@ class PublicRecogniser(Recogniser):
         self.model.to(device).eval().requires_grad_(False)
         self.device, self.language, self.name = torch.device(device), language, name
         self.sample_rate_hz = rate
-        self.digest = weights_digest(plain(config.to_dict()) | {"vocabulary": self._vocabulary()}, self.model.state_dict())
+        self.digest = weights_digest(
+            plain(config.to_dict()) | {"vocabulary": self._vocabulary()}, self.model.state_dict()
+        )
         self.characters = frozenset("".join(self._vocabulary()).lower())
         samples = getattr(extractor, "n_samples", None)  # Whisper's cuts what is longer
         self.longest_seconds = samples / rate if isinstance(samples, int) else math.inf
@@ -54,7 +59,9 @@ class PublicRecogniser(Recogniser):
     @torch.no_grad()
     def transcribe(self, audio: Tensor) -> str:
         """See `Recogniser.transcribe`."""
-        inputs = self.processor(audio.cpu().numpy(), sampling_rate=self.sample_rate_hz, return_tensors="pt").to(self.device)
+        inputs = self.processor(audio.cpu().numpy(), sampling_rate=self.sample_rate_hz, return_tensors="pt").to(
+            self.device
+        )
         if self.is_ctc:
             ids = self.model(**inputs).logits.argmax(-1)
         else:
@@ -125,13 +132,19 @@ def _model(name: str, config: Any) -> tuple[Any, bool]:
     is_sequence = type(config) in AutoModelForSpeechSeq2Seq._model_mapping
     is_ctc = type(config) in AutoModelForCTC._model_mapping and not is_sequence
     if not (is_ctc or is_sequence):
-        raise ValueError(f"{name!r} ({config.model_type}) is neither a CTC nor a sequence-to-sequence recogniser of speech")
+        raise ValueError(
+            f"{name!r} ({config.model_type}) is neither a CTC nor a sequence-to-sequence recogniser of speech"
+        )
     maker: Any = AutoModelForCTC if is_ctc else AutoModelForSpeechSeq2Seq
     safely = {"trust_remote_code": False, "weights_only": True}  # the second for `.bin` files: pickles, of tensors only
     try:
-        model, report = maker.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **safely)
+        model, report = maker.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, **safely
+        )
     except OSError as error:
-        raise FileNotFoundError(f"The weights of the recogniser {name!r} cannot be read: {_first_line(error)}. {WHOLE}") from error
+        raise FileNotFoundError(
+            f"The weights of the recogniser {name!r} cannot be read: {_first_line(error)}. {WHOLE}"
+        ) from error
     except (RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError, EOFError, TypeError, KeyError) as error:
         raise ValueError(
             f"The weights of the recogniser {name!r} are damaged or do not fit its config.json: {_first_line(error)}. {WHOLE}"

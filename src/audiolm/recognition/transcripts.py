@@ -171,5 +171,7 @@ def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[Spoken]:
 
 def _spoken(name: str | None, text: str | None, where: str, *times: float) -> Spoken:
     if not name or not (text or "").strip():
-        raise ValueError(f"{where}: a transcript needs a name and a text, found {name!r} and {text!r}: mend or remove it")
+        raise ValueError(
+            f"{where}: a transcript needs a name and a text, found {name!r} and {text!r}: mend or remove it"
+        )
     return Spoken(without_suffix(name), " ".join(str(text).split()), where, *times)
