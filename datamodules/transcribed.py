@@ -117,8 +117,8 @@ def transcribed(
                 "without a transcript" if not spoken else "that are pieces of a recording whose transcript has no times"
             )
             found.left_out.setdefault(reason, []).append(utterance.id)
-        for part, text in parts:
-            _add(found, part, text, longest_seconds=longest_seconds, frames=frames)
+        for stretch, text in parts:
+            _add(found, stretch, text, longest_seconds=longest_seconds, frames=frames)
     if not found.utterances:
         raise ValueError(f"nothing can be learned from {len(utterances)} utterances and {transcripts.source}: {found}")
     return found

@@ -87,7 +87,8 @@ def _asr(options: argparse.Namespace) -> None:
         conditions: dict[str, list[list[Clip]]] = {}
         if options.conditions:
             with _progress("generating") as progress:
-                conditions |= condition_clips_of(options, options.conditions, progress)
+                made = condition_clips_of(options, options.conditions, progress)
+            conditions = {kind: made[kind] for kind in CONDITIONS if kind in made}
         conditions |= {name: [named] for name, named in others.items()}
         about = _about(options, transcripts)
         with _progress("evaluate asr") as progress:
@@ -148,8 +149,8 @@ def _texts(clips: "Sequence[Clip]", transcripts: "Transcripts") -> dict[str, str
     missing: list[str] = []
     owners: dict[int, str] = {}
     for clip in clips:
-        spoken = transcripts.of(clip.id if "@" not in clip.id else clip.path.name)
-        whole = [one for one in spoken if one.start_seconds is None and "@" not in clip.id]
+        spoken = transcripts.of(clip.id if not _is_piece(clip) else clip.path.name)
+        whole = [one for one in spoken if one.start_seconds is None and not _is_piece(clip)]
         if not whole:
             missing.append(clip.id)
             continue
@@ -166,6 +167,11 @@ def _texts(clips: "Sequence[Clip]", transcripts: "Transcripts") -> dict[str, str
             f"{', '.join(missing[:3])}. Name their transcripts with --transcripts, or leave these recordings out of --data."
         )
     return texts
+
+
+def _is_piece(clip: "Clip") -> bool:
+    """Whether it is a part of a longer recording: `audiolm prepare` cut it."""
+    return clip.id.rpartition("@")[2].isdigit() and "@" in clip.id
 
 
 def _clips_of(folder: Path, chosen: "Sequence[Clip]", transcripts: "Transcripts", name: str) -> "list[Clip]":

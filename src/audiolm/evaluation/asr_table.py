@@ -165,7 +165,8 @@ def read_heard(path: Path) -> list[Heard]:
     numbers = {field.name for field in fields(Heard) if field.type is int}
     for line, values in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
         try:
-            row = Heard(**{f.name: int(values[f.name]) if f.name in numbers else values[f.name] for f in fields(Heard)})
+            cells: Any = {f.name: int(values[f.name]) if f.name in numbers else values[f.name] for f in fields(Heard)}
+            row = Heard(**cells)
             if row.words < 1 or row.characters < 1 or min(row.word_edits, row.character_edits, row.sampling) < 0:
                 raise ValueError
         except (KeyError, TypeError, ValueError) as error:

@@ -83,7 +83,9 @@ def pooled_rate(edits: Sequence[int], lengths: Sequence[int], *, utterances: Seq
     names = sorted(set(utterances))
     place = {name: number for number, name in enumerate(names)}
     owner = np.array([place[name] for name in utterances])
-    wrong, long = (np.bincount(owner, weights=values, minlength=len(names)) for values in (edits, lengths))
+    wrong, long = (
+        np.bincount(owner, weights=values, minlength=len(names)).astype(np.float64) for values in (edits, lengths)
+    )
     low, high = _interval(wrong, long, seed=seed)
     return Rate(sum(edits) / sum(lengths), low, high, sum(edits), sum(lengths))
 

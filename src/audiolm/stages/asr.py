@@ -67,6 +67,7 @@ class RecogniserStage(FiniteSteps):
         self.model = CtcNetwork(made, head)
         if fine_tune:
             self.model.fine_tune()
+        self.model.train()  # the trainer starts in the mode that it finds
         self.augmentation = augmentation
         self.learning_rate, self.encoder_rate, self.warmup_steps = learning_rate, encoder_rate, warmup_steps
         self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
