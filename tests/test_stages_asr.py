@@ -38,9 +38,10 @@ HERTZ = {"a": 400.0, "b": 900.0, "c": 1800.0, "d": 3200.0}  # a letter is a tone
 
 
 def spoken(text: str) -> torch.Tensor:
-    """A tone of 0.15 s for each letter."""
+    """A tone for each letter, that comes and goes in 0.15 s."""
     time = torch.arange(round(0.15 * RATE)) / RATE
-    return torch.cat([0.3 * torch.sin(2 * torch.pi * HERTZ[letter] * time) for letter in text])
+    swell = torch.sin(torch.pi * time / 0.15).square()
+    return torch.cat([0.3 * swell * torch.sin(2 * torch.pi * HERTZ[letter] * time) for letter in text])
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +87,12 @@ def test_what_is_left_out_is_counted_and_named(corpus: Path, tmp_path: Path) -> 
         manifest.utterances, read_transcripts(table), longest_seconds=1.0, frames=lambda s: round(5 * s)
     )
     said = str(found)
+    assert found.utterances
     assert "1 without a transcript (s7/s7-3)" in said
     assert "other characters than letters (s0/s0-0)" in said
-    assert "longer than 1 s" in said
-    assert "more letters than frames, at 5 frames a second" in said
-    assert not found.utterances or len(found.utterances) + sum(map(len, found.left_out.values())) == 32
+    assert "longer than 0.95 s" in said
+    assert "more letters than frames, at 7 frames a second" in said
+    assert len(found.utterances) + sum(map(len, found.left_out.values())) == 32
 
 
 def test_nothing_to_learn_from_is_an_error_that_says_why(corpus: Path) -> None:
@@ -192,6 +194,7 @@ def tiny_stage(corpus: Path, **changes: Any) -> RecogniserStage:
         dim=32, contrastive_layers=1, masked_layers=1, heads=2, feed_forward=32, subsampling_channels=4, dropout=0.0
     )
     encoder, path = ConformerEncoder(config, layer=1), corpus / "chain" / "encoder" / "best.ckpt"
+    encoder.spectrogram.set_statistics(torch.tensor(-9.0), torch.tensor(4.0))
     path.parent.mkdir(exist_ok=True)
     write_tiny_checkpoint(path, "encoder", encoder, encoder.config_dict())
     options = {"head": HeadConfig(dim=24, layers=1), "learning_rate": 1e-2, "warmup_steps": 5, **changes}
@@ -212,21 +215,33 @@ def fit(stage: RecogniserStage, corpus: Path, steps: int, **options: Any) -> L.T
 
 
 def test_a_tiny_recogniser_learns_its_letters_in_seconds(corpus: Path) -> None:
-    stage = tiny_stage(corpus, augmentation=Augmentation(tilt=0.1))
-    before = {name: weight.clone() for name, weight in stage.model.encoder.named_parameters()}
+    torch.manual_seed(0)
+    head, root = HeadConfig(dim=32, layers=1), str(corpus / "chain")
+    mfcc = {"encoder": EncoderConfig(kind="mfcc"), "head": head, "fine_tune": False}
+    stage = RecogniserStage(**mfcc, learning_rate=2e-2, warmup_steps=2, root=root)
     losses: list[float] = []
 
     class Note(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, *_: Any) -> None:
-            assert module.model.encoder.training
             losses.append(float(outputs["loss"]))
 
     fit(stage, corpus, 60, callbacks=[Note()])
-    assert sum(losses[:4]) / 4 > 2.5  # nats a letter
-    assert sum(losses[-4:]) / 4 < 1.2  # four letters guessed alike would still be ln 4 = 1.4
+    assert losses[0] > 2.5  # nats a letter
+    assert sum(losses[-4:]) / 4 < 1.1  # four letters guessed alike would still be ln 4 = 1.4
+
+
+def test_a_trained_encoder_learns_too_up_to_its_layer(corpus: Path) -> None:
+    stage = tiny_stage(corpus, augmentation=Augmentation(tilt=0.1))
+    before = {name: weight.clone() for name, weight in stage.model.encoder.named_parameters()}
+
+    class InTraining(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+            assert module.model.encoder.training
+
+    fit(stage, corpus, 2, callbacks=[InTraining()])
     changed = {name for name, weight in stage.model.encoder.named_parameters() if not torch.equal(weight, before[name])}
     assert any(name.startswith("blocks.0") for name in changed)
-    assert not any(name.startswith("blocks.1") for name in changed)  # above its layer
+    assert not any(name.startswith("blocks.1") for name in changed)
 
 
 def test_a_frozen_encoder_stays_as_it_was(corpus: Path) -> None:
