@@ -25,7 +25,7 @@ from audiolm.recognition.recogniser import Recogniser
 from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.verbs import run_verb
 
-WORDS = "the cat sat on a mat and saw another cat".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "cat"]
 
 
 class Scripted(Recogniser):
