@@ -87,7 +87,7 @@ def _asr(options: argparse.Namespace) -> None:
         conditions: dict[str, list[list[Clip]]] = {}
         if options.conditions:
             with _progress("generating") as progress:
-                made = condition_clips_of(options, options.conditions, progress)
+                made = condition_clips_of(options, options.conditions, progress, clips=clips)
             conditions = {kind: made[kind] for kind in CONDITIONS if kind in made}
         conditions |= {name: [named] for name, named in others.items()}
         about = _about(options, transcripts)
