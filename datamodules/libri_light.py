@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiolm.evaluation.labelled import CROP_SECONDS, LabelledClips
 from audiolm.manifest import Manifest, Split, Utterance, read_manifest
+from audiolm.recognition.transcripts import Transcripts, find_transcripts, read_transcripts
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
 from datamodules.labelled import LabelledTrainingCrops, LabelledValidationCrops, is_readable
@@ -19,6 +20,13 @@ from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers, EveryNth
 from datamodules.sharing import Share, data_parallel, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
+from datamodules.transcribed import (
+    TrainingTranscribed,
+    Transcribed,
+    TranscribedReader,
+    ValidationTranscribed,
+    transcribed,
+)
 from datamodules.unreadable import Unreadable, UnreadableFiles, first_readable
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 from datamodules.workers import outlast_signals, usable_cores
@@ -39,6 +47,8 @@ class LibriLightDataModule(L.LightningDataModule):
             gives `TokenBatch`es of aligned windows from the token store; "prompts" gives `PromptBatch`es of recordings to
             be spoken on from; "labelled" `LabelledBatch`es of the stage's own recordings, whose class is known.
         window_seconds: length of a crop or window. Shorter utterances are used whole.
+            be spoken on from; "transcribed" `TranscribedBatch`es of whole utterances and their letters.
+        window_seconds: length of a crop or window. Shorter utterances are used whole. Transcribed: no longer utterances.
         batch_size: windows per step of the whole run, whatever the number of processes, which share them evenly. Of prompts:
             per process.
         micro_batch_size: windows that a process has in memory at once at most; it adds up gradients until its share of a step is
@@ -46,6 +56,7 @@ class LibriLightDataModule(L.LightningDataModule):
         root: the folder of the chain.
         manifest: the list of utterances; by default `<root>/manifest.jsonl`, which `audiolm prepare` writes.
         tokens: the token store; by default `<root>/tokens`, which the tokenize stage writes.
+        transcripts: file or folder of transcripts; by default those that came with the corpus.
         split: of the manifest, for prompts where the stage names no folder of recordings.
         workers: processes that read ahead; by default two less than the cores it may use, at most 8: on two cores the
             trainer reads by itself, because a worker would only take the time of its threads.
@@ -61,12 +72,14 @@ class LibriLightDataModule(L.LightningDataModule):
         self,
         *,
         view: Literal["waveform", "utterances", "tokens", "prompts", "labelled"],
+        view: Literal["waveform", "utterances", "tokens", "prompts", "transcribed"],
         window_seconds: float = 30.0,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
         root: str = "checkpoints",
         manifest: str | None = None,
         tokens: str | None = None,
+        transcripts: str | None = None,
         split: Split = "test",
         workers: int | None = None,
         max_unreadable_share: float = 0.01,
@@ -83,8 +96,10 @@ class LibriLightDataModule(L.LightningDataModule):
         self.view, self.window_seconds, self.batch_size, self.split = view, window_seconds, batch_size, split
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
+        self.transcripts_path = Path(transcripts) if transcripts else None
         self.workers = min(8, max(0, usable_cores() - 2)) if workers is None else workers
         self.micro_batch_size = micro_batch_size
+        self._transcribed: dict[Split, Transcribed] = {}
         self.micro_batches = 1  # of a process's share of a step; `share_steps` finds out
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer utterances left than processes
         self.steps_done = 0
@@ -103,6 +118,32 @@ class LibriLightDataModule(L.LightningDataModule):
             self._store = TokenStore(self.tokens_path)
         return self._store
 
+    @property
+    def transcripts(self) -> Transcripts:
+        """What is said in the corpus."""
+        if not hasattr(self, "_transcripts"):
+            given = self.transcripts_path
+            self._transcripts = read_transcripts(given) if given else find_transcripts(self.manifest.root)
+        return self._transcripts
+
+    def transcribed(self, split: Split) -> Transcribed:
+        """The utterances of a split whose words are known; says once how many, and what was left out."""
+        if split not in self._transcribed:
+            stage = cast(Any, self._trainer.lightning_module)
+            self._transcribed[split] = transcribed(
+                self.manifest.split(split),
+                self.transcripts,
+                longest_seconds=self.window_seconds,
+                frames=lambda seconds: stage.model.frames(round(seconds * stage.sample_rate_hz)),
+            )
+            stage.print(f"{split}: {self._transcribed[split]}")
+        return self._transcribed[split]
+
+    @property
+    def trains_on_audio(self) -> bool:
+        """Whether recordings are read while a stage trains: some may vanish."""
+        return self.view in ("waveform", "transcribed")
+
     def setup(self, stage: str) -> None:
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
         if self.view not in OF_THE_STAGE:  # which says what they are, and may name a folder
@@ -110,6 +151,9 @@ class LibriLightDataModule(L.LightningDataModule):
         if self.view == "labelled" and self.window_seconds != CROP_SECONDS:
             raise ValueError(f"A classifier hears {CROP_SECONDS:g} s at once: window_seconds is {self.window_seconds}")
         if self.view in CROPS:
+        if self.view == "transcribed":
+            _ = self.transcribed("train"), self.transcribed("validation")
+        if self.trains_on_audio:
             if self._trainer.global_rank == 0:
                 self.unreadable.forget_those_that(self._is_readable)
             self._trainer.strategy.barrier()
@@ -138,6 +182,7 @@ class LibriLightDataModule(L.LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Name and list what a batch's reader, perhaps another process, could not read."""
         if self.view in CROPS:
+        if self.trains_on_audio:
             self.unreadable.note(batch.unreadable)
         return batch
 
@@ -157,6 +202,9 @@ class LibriLightDataModule(L.LightningDataModule):
                 seed=self._seed,
                 share=self.share,
             )
+        elif self.view == "transcribed":
+            reader = self._transcribed_reader("train")
+            dataset = TrainingTranscribed(reader, batch_size=self.batch_size, seed=self._seed, share=self.share)
         else:
             dataset = self._training_crops()
         first, total = (steps * self.micro_batches for steps in (self.steps_done, self._steps_in_all()))
@@ -194,6 +242,7 @@ class LibriLightDataModule(L.LightningDataModule):
         return self._loader(dataset, BatchNumbers(total=len(dataset)))
 
     def validation_dataset(self) -> ValidationWindows | ValidationCrops | LabelledValidationCrops:
+    def validation_dataset(self) -> ValidationWindows | ValidationCrops | ValidationTranscribed:
         """The validation split, in batches of the training's size, of which this process reads its share."""
         if self.view == "tokens":
             windows = self._windows("validation")
@@ -201,6 +250,9 @@ class LibriLightDataModule(L.LightningDataModule):
         if self.view == "labelled":
             held_out, rate = self._labelled.part(held_out=True), self._sample_rate_hz
             return LabelledValidationCrops(held_out, sample_rate_hz=rate, batch_size=self.batch_size, share=self.share)
+        if self.view == "transcribed":
+            reader = self._transcribed_reader("validation")
+            return ValidationTranscribed(reader, batch_size=self.batch_size, share=self.share)
         utterances = self.manifest.split("validation")
         return ValidationCrops(self._reader, utterances, batch_size=self.batch_size, share=self.share)
 
@@ -275,6 +327,9 @@ class LibriLightDataModule(L.LightningDataModule):
         rate = self._sample_rate_hz
         return CropReader(self.manifest, sample_rate_hz=rate, window_samples=round(self.window_seconds * rate))
 
+    def _transcribed_reader(self, split: Split) -> TranscribedReader:
+        return TranscribedReader(self.manifest, self.transcribed(split), sample_rate_hz=self._sample_rate_hz)
+
     def _windows(self, split: str) -> Windows:
         return Windows(self.store, split=split, seconds=self.window_seconds)
 
@@ -284,6 +339,8 @@ class LibriLightDataModule(L.LightningDataModule):
             return self._trainer.max_steps
         if self.view == "tokens":
             windows = len(self._windows("train").all())
+        elif self.view == "transcribed":
+            windows = len(self.transcribed("train").utterances)
         else:
             labelled = self.view == "labelled"
             seconds = (

@@ -20,8 +20,10 @@ os.environ["MPLBACKEND"] = "Agg"
 
 @pytest.fixture(scope="session")
 def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six speakers, two files of 1.5 to 3 s each, as a plain folder of audio."""
+    """Six speakers, two files of 1.5 to 3 s each, as a plain folder of audio, with a table of transcripts."""
     folder = tmp_path_factory.mktemp("corpus")
+    rows = [f"speaker{speaker}/{number}\tTONE {'AB'[number]}" for speaker in range(6) for number in range(2)]
+    (folder / "utterances.tsv").write_text("\n".join(["utterance\ttext", *rows, ""]))
     for speaker in range(6):
         for number in range(2):
             audio = tones_and_noise(24000 + 2000 * (speaker + number), seed=10 * speaker + number)

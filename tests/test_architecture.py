@@ -21,7 +21,7 @@ ARROW = [
     "corpus",
     "demo_corpus",
 ]
-ARROW += ["codec", "semantic", "tokens", "lm", "generator", "evaluation"]
+ARROW += ["codec", "semantic", "recognition", "tokens", "lm", "generator", "evaluation"]
 SHARED = {"files", "errors", "checksums", "lock", "checkpoint", "processes", "sharded_files", "tokens.spec"}
 SIDE_BY_SIDE = {("semantic", "codec"), ("codec", "semantic")}
 ON_TOP = {
@@ -38,6 +38,7 @@ ON_TOP = {
     "evaluate_zerospeech",
     "evaluate_prosody",
     "evaluate_paper",
+    "evaluate_asr",
     "cli",
     "chain",
     "install",

@@ -14,6 +14,7 @@ YAMLS = sorted((REPOSITORY / "stages").rglob("*.yaml"))
 PRESETS = ["paper", "small", "demo"]
 STAGES = ["codec", "encoder", "tokenizer", "tokenize", "semantic", "coarse", "fine", "acoustic"]
 DETOKENIZERS = ["detokenizer_units", "detokenizer_codes"]
+RECOGNISERS = ["asr"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -31,7 +32,7 @@ def test_a_stage_yaml_opens_with_what_it_is(path: Path) -> None:
         assert "writes" in first
 
 
-@pytest.mark.parametrize("stage", STAGES + DETOKENIZERS)
+@pytest.mark.parametrize("stage", STAGES + DETOKENIZERS + RECOGNISERS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_stage_of_every_preset_runs_at_tiny_size(
     chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], preset: str, stage: str

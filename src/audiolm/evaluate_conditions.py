@@ -64,14 +64,18 @@ def chosen_clips(options: argparse.Namespace) -> "list[Clip]":
 
 
 def condition_clips_of(
-    options: argparse.Namespace, kinds: "Sequence[Kind]", progress: Callable[[int, int], None]
+    options: argparse.Namespace,
+    kinds: "Sequence[Kind]",
+    progress: Callable[[int, int], None],
+    *,
+    clips: "Sequence[Clip] | None" = None,
 ) -> "dict[Kind, list[list[Clip]]]":
-    """The chosen recordings under each condition: see `evaluation.conditions.condition_clips`."""
+    """The chosen recordings (`clips`, if they are chosen already) under each condition: see `evaluation.conditions`."""
     import torch
 
     from audiolm.evaluation.conditions import Protocol, condition_clips
 
-    clips = chosen_clips(options)
+    clips = chosen_clips(options) if clips is None else clips
     if not math.isfinite(options.seconds) or options.seconds <= 0:
         raise ValueError(f"--seconds must be positive and finite, got {options.seconds}")
     automatic = "cuda" if torch.cuda.is_available() else "cpu"

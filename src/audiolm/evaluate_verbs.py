@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.evaluate_abx import add_abx
+from audiolm.evaluate_asr import add_asr
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_likelihood import add_likelihood
 from audiolm.evaluate_listening import add_listening
@@ -51,6 +52,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_prosody(commands)
     add_likelihood(commands)
     add_paper(commands)
+    add_asr(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Every class that a stage YAML may name."""
 
+from audiolm.stages.asr import RecogniserStage
 from audiolm.stages.codec import CodecStage
 from audiolm.stages.codec_pretrained import PretrainedCodecStage
 from audiolm.stages.detector import DetectorStage
@@ -20,6 +21,7 @@ __all__ = [
     "LanguageModelStage",
     "PretrainedCodecStage",
     "SpeakerStage",
+    "RecogniserStage",
     "TokenizeStage",
     "TokenizerStage",
 ]

@@ -108,6 +108,7 @@ class StageModule(L.LightningModule, abc.ABC):
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         data: Any = getattr(self.trainer, "datamodule", None)
         if getattr(data, "view", None) in ("waveform", "labelled"):
+        if getattr(data, "trains_on_audio", False):
             self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes
         rank = 0 if self.draws_alike else data_parallel(self.trainer)[0]
         torch.manual_seed(hash((self.run_seed, self.trainer.global_step, accumulated, rank)) % 2**63)
