@@ -32,7 +32,7 @@ from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, Wh
 from datamodules.workers import outlast_signals, usable_cores
 
 OF_THE_STAGE = ("prompts", "labelled")  # views of what the stage names, and not the manifest or the token store
-CROPS = ("waveform", "labelled")  # views of which some files may be unreadable
+ON_AUDIO = ("waveform", "labelled", "transcribed")  # views that read recordings while a stage trains
 
 
 class LibriLightDataModule(L.LightningDataModule):
@@ -45,9 +45,8 @@ class LibriLightDataModule(L.LightningDataModule):
     Args:
         view: "waveform" gives `WaveformBatch`es of random crops; "utterances" whole utterances, for tokenizing; "tokens"
             gives `TokenBatch`es of aligned windows from the token store; "prompts" gives `PromptBatch`es of recordings to
-            be spoken on from; "labelled" `LabelledBatch`es of the stage's own recordings, whose class is known.
-        window_seconds: length of a crop or window. Shorter utterances are used whole.
-            be spoken on from; "transcribed" `TranscribedBatch`es of whole utterances and their letters.
+            be spoken on from; "labelled" `LabelledBatch`es of the stage's own recordings, whose class is known; "transcribed"
+            `TranscribedBatch`es of whole utterances and their letters.
         window_seconds: length of a crop or window. Shorter utterances are used whole. Transcribed: no longer utterances.
         batch_size: windows per step of the whole run, whatever the number of processes, which share them evenly. Of prompts:
             per process.
@@ -71,8 +70,7 @@ class LibriLightDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        view: Literal["waveform", "utterances", "tokens", "prompts", "labelled"],
-        view: Literal["waveform", "utterances", "tokens", "prompts", "transcribed"],
+        view: Literal["waveform", "utterances", "tokens", "prompts", "labelled", "transcribed"],
         window_seconds: float = 30.0,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
@@ -142,7 +140,7 @@ class LibriLightDataModule(L.LightningDataModule):
     @property
     def trains_on_audio(self) -> bool:
         """Whether recordings are read while a stage trains: some may vanish."""
-        return self.view in ("waveform", "transcribed")
+        return self.view in ON_AUDIO
 
     def setup(self, stage: str) -> None:
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
@@ -150,7 +148,6 @@ class LibriLightDataModule(L.LightningDataModule):
             _ = self.store if self.view == "tokens" else self.manifest
         if self.view == "labelled" and self.window_seconds != CROP_SECONDS:
             raise ValueError(f"A classifier hears {CROP_SECONDS:g} s at once: window_seconds is {self.window_seconds}")
-        if self.view in CROPS:
         if self.view == "transcribed":
             _ = self.transcribed("train"), self.transcribed("validation")
         if self.trains_on_audio:
@@ -181,7 +178,6 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Name and list what a batch's reader, perhaps another process, could not read."""
-        if self.view in CROPS:
         if self.trains_on_audio:
             self.unreadable.note(batch.unreadable)
         return batch
@@ -241,8 +237,9 @@ class LibriLightDataModule(L.LightningDataModule):
         dataset = self.validation_dataset()
         return self._loader(dataset, BatchNumbers(total=len(dataset)))
 
-    def validation_dataset(self) -> ValidationWindows | ValidationCrops | LabelledValidationCrops:
-    def validation_dataset(self) -> ValidationWindows | ValidationCrops | ValidationTranscribed:
+    def validation_dataset(
+        self,
+    ) -> ValidationWindows | ValidationCrops | LabelledValidationCrops | ValidationTranscribed:
         """The validation split, in batches of the training's size, of which this process reads its share."""
         if self.view == "tokens":
             windows = self._windows("validation")

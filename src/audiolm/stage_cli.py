@@ -130,7 +130,6 @@ class StageCLI(LightningCLI):
 
     def _sources(self) -> dict[str, str]:
         audio = {} if self.datamodule.view in ("tokens", "labelled") else {"audio": self.datamodule.manifest.digest}
-        audio = {} if self.datamodule.view == "tokens" else {"audio": self.datamodule.manifest.digest}
         if self.datamodule.view == "transcribed":
             audio["transcripts"] = self.datamodule.transcripts.digest
         return {**audio, **self.model.sources()}

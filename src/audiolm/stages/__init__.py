@@ -20,8 +20,8 @@ __all__ = [
     "GenerateStage",
     "LanguageModelStage",
     "PretrainedCodecStage",
-    "SpeakerStage",
     "RecogniserStage",
+    "SpeakerStage",
     "TokenizeStage",
     "TokenizerStage",
 ]

@@ -107,7 +107,6 @@ class StageModule(L.LightningModule, abc.ABC):
         """
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         data: Any = getattr(self.trainer, "datamodule", None)
-        if getattr(data, "view", None) in ("waveform", "labelled"):
         if getattr(data, "trains_on_audio", False):
             self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes
         rank = 0 if self.draws_alike else data_parallel(self.trainer)[0]
