@@ -7,7 +7,7 @@ from audiolm.stages.encoder import EncoderStage
 from audiolm.stages.generate import GenerateStage
 from audiolm.stages.language_model import LanguageModelStage
 from audiolm.stages.tokenize import TokenizeStage
-from audiolm.stages.tokenizer import TokenizerStage
+from audiolm.stages.tokenizer import ResidualTokenizerStage, TokenizerStage
 
 __all__ = [
     "CodecStage",
@@ -16,6 +16,7 @@ __all__ = [
     "GenerateStage",
     "LanguageModelStage",
     "PretrainedCodecStage",
+    "ResidualTokenizerStage",
     "TokenizeStage",
     "TokenizerStage",
 ]
