@@ -35,6 +35,7 @@ ON_TOP = {
     "evaluate_listening",
     "evaluate_zerospeech",
     "evaluate_prosody",
+    "evaluate_table1",
     "cli",
     "chain",
     "install",

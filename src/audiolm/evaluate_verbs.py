@@ -10,6 +10,7 @@ from audiolm.evaluate_abx import add_abx
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_listening import add_listening
 from audiolm.evaluate_prosody import add_prosody
+from audiolm.evaluate_table1 import add_table1
 from audiolm.evaluate_units import add_units
 from audiolm.evaluate_zerospeech import add_zerospeech
 from audiolm.manifest import SPLITS
@@ -47,6 +48,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_listening(commands)
     add_zerospeech(commands)
     add_prosody(commands)
+    add_table1(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:
