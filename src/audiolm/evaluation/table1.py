@@ -141,7 +141,7 @@ def measure_table1(
             progress=lambda done, total, name=token.name: progress(f"{name}: audio", done, total),  # type: ignore[misc]
         )
         rows.append(_row(token, codec, abx, pooled, settings))
-        write_table1(out, rows, mapping=settings.visqol_mapping, settings=about, chain=str(root))
+    write_table1(out, rows, mapping=settings.visqol_mapping, settings=about, chain=str(root))
     return rows
 
 
