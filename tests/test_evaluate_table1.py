@@ -21,7 +21,7 @@ from audiolm.evaluation import perceptual
 from audiolm.evaluation.abx import AbxSettings, measure_abx
 from audiolm.evaluation.abx_items import read_items
 from audiolm.evaluation.detokenized import DetokenizedCodec
-from audiolm.evaluation.feature_sources import codec_source, tokenizer_source
+from audiolm.evaluation.feature_sources import codec_source, load_tokenizer, tokenizer_source
 from audiolm.evaluation.kept_tokens import KeptTokens
 from audiolm.evaluation.reconstruction import mel_distance
 from audiolm.evaluation.table1_rows import TABLE_1, claim_words, orderings
@@ -127,7 +127,9 @@ Measured = tuple[Path, dict[str, dict[str, Any]]]
 def check_errors(root: Path, rows: dict[str, dict[str, Any]], *, frames: str) -> None:
     sources = {
         "units": tokenizer_source(tiny_tokenizer(), recordings(root), units=True),
-        "residual-units": tokenizer_source(residual_tokenizer(), recordings(root), units=True),
+        "residual-units": tokenizer_source(
+            load_tokenizer(root / "residual_tokenizer" / "best.ckpt"), recordings(root), units=True
+        ),
         "coarse-codes": codec_source(tiny_codec(), recordings(root), levels=SPEC.coarse_levels),
         "all-codes": codec_source(tiny_codec(), recordings(root)),
     }
