@@ -13,7 +13,7 @@ from audiolm.codec.detokenizer import MADE_BY
 from audiolm.evaluation.abx import AbxSettings, measure_abx
 from audiolm.evaluation.abx_items import Item
 from audiolm.evaluation.abx_results import write_abx
-from audiolm.evaluation.clips import Clip
+from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.codec_measures import MeasureName, Settings
 from audiolm.evaluation.codec_results import Pooled
 from audiolm.evaluation.codec_table import codec_identity, measure_codec
@@ -121,7 +121,8 @@ def measure_table1(
     """
     require_checkpoints(root, tokens)
     require_packages(settings.measures, mapping=settings.visqol_mapping)
-    about = plain({"items": len(data.items), "data_digest": data.digest, **asdict(settings)})
+    clips = {"clips": len(data.clips), "clips_digest": clips_digest(data.clips)}
+    about = plain({"items": len(data.items), "data_digest": data.digest, **clips, **asdict(settings)})
     claim(out, about, verb=VERB, files=("table1.csv",))
     for token in tokens:
         codec = _load(root, token)
