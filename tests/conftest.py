@@ -1,6 +1,7 @@
 """A tiny chain, made once: a corpus of tones and noise, every stage trained for a few steps, a generator, samples."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,4 +60,12 @@ def chain(tone_corpus: Path, run_stage_of: Callable[..., None], tmp_path_factory
         run_stage_of(stage, root, "--trainer.precision", "32-true")
     compose(root, root / "generator")
     write_samples(root, seconds=0.5, prompt_seconds=0.5, count=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def residual_chain(chain: Path, run_stage_of: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny chain with residual units. Do not change it: copy it."""
+    root = Path(shutil.copytree(chain, tmp_path_factory.mktemp("residual") / "chain"))
+    run_stage_of("residual_tokenizer", root, "--trainer.precision", "32-true")
     return root

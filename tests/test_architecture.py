@@ -39,6 +39,7 @@ ON_TOP = {
     "evaluate_prosody",
     "evaluate_paper",
     "evaluate_asr",
+    "evaluate_table1",
     "cli",
     "chain",
     "install",

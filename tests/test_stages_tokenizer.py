@@ -13,7 +13,7 @@ from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.evaluation.curves import read_curves
 from audiolm.semantic.encoders import EncoderConfig
 from audiolm.semantic.tokenizer import SemanticTokenizer
-from audiolm.stages.tokenizer import TokenizerStage
+from audiolm.stages.tokenizer import ClusteringStage, ResidualTokenizerStage, TokenizerStage
 from datamodules.waveforms import WaveformBatch
 
 
@@ -33,15 +33,19 @@ class Crops(Dataset[WaveformBatch]):
 
 
 def fit(
-    root: Path, *, crops: Dataset[WaveformBatch] | None = None, validation: int = 2, **options: object
-) -> TokenizerStage:
-    stage = TokenizerStage(
-        encoder=EncoderConfig(kind="mfcc"), root=str(root), **{"clusters": 6, "iterations": 5, **options}
-    )  # type: ignore[arg-type]
+    root: Path,
+    *,
+    crops: Dataset[WaveformBatch] | None = None,
+    validation: int = 2,
+    residual: bool = False,
+    **options: object,
+) -> ClusteringStage:
+    given = {"root": str(root), "clusters": 6, "iterations": 5, **options}
+    stage = ResidualTokenizerStage(**given) if residual else TokenizerStage(encoder=EncoderConfig(kind="mfcc"), **given)  # type: ignore[arg-type]
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        logger=CSVLogger(root / "tokenizer", name="log"),
+        logger=CSVLogger(stage.folder, name="log"),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -53,7 +57,7 @@ def fit(
     return stage
 
 
-def all_features(stage: TokenizerStage, crops: Crops) -> torch.Tensor:
+def all_features(stage: ClusteringStage, crops: Crops) -> torch.Tensor:
     """Every frame of every crop, one crop at a time."""
     rows = []
     for number in range(len(crops)):
@@ -110,6 +114,34 @@ def test_without_a_validation_the_checkpoint_is_the_same(tmp_path: Path) -> None
         for name in ("with", "without")
     ]
     assert found[0].digest == found[1].digest
+
+
+def test_the_first_level_of_residual_units_is_the_tokenizer_and_each_level_leaves_less(tmp_path: Path) -> None:
+    tokenizer = fit(tmp_path).model
+    residual = fit(tmp_path, residual=True, levels=4).model
+    assert torch.equal(residual.centroids[:1], tokenizer.centroids)
+    assert torch.equal(residual.mean, tokenizer.mean)
+    curves = read_curves(tmp_path / "residual_tokenizer" / "log")
+    for split in ("tokenizer", "validation"):
+        left = [curves[f"{split}/distortion{suffix}"].last for suffix in ("", "_level_2", "_level_3", "_level_4")]
+        assert left == sorted(left, reverse=True)
+        assert left[3] < 0.8 * left[0]
+    found = load_stage_checkpoint(tmp_path / "residual_tokenizer" / "best.ckpt", stage="residual_tokenizer")
+    read = SemanticTokenizer.from_checkpoint(found)
+    audio = tones_and_noise(9000, seed=7)[None]
+    assert torch.equal(read.encode_levels(audio)[:, 0], tokenizer.encode(audio))
+    with pytest.raises(ValueError, match="checkpoint of the residual_tokenizer stage, where one of the tokenizer"):
+        load_stage_checkpoint(tmp_path / "residual_tokenizer" / "best.ckpt", stage="tokenizer")
+
+
+def test_residual_units_of_one_level_are_the_tokenizers(tmp_path: Path) -> None:
+    tokenizer = fit(tmp_path).model
+    assert torch.equal(fit(tmp_path, residual=True, levels=1).model.centroids, tokenizer.centroids)
+
+
+def test_residual_units_need_the_tokenizer_first(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="make tokenizer"):
+        ResidualTokenizerStage(root=str(tmp_path))
 
 
 def test_given_centroids_are_taken_with_their_normalisation(tmp_path: Path) -> None:

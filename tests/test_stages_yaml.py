@@ -13,8 +13,8 @@ REPOSITORY = Path(__file__).parents[1]
 YAMLS = sorted((REPOSITORY / "stages").rglob("*.yaml"))
 PRESETS = ["paper", "small", "demo"]
 STAGES = ["codec", "encoder", "tokenizer", "tokenize", "semantic", "coarse", "fine", "acoustic"]
-DETOKENIZERS = ["detokenizer_units", "detokenizer_codes"]
 RECOGNISERS = ["asr"]
+OF_TABLE_1 = ["residual_tokenizer", "detokenizer_units", "detokenizer_codes", "detokenizer_all_codes"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -32,7 +32,7 @@ def test_a_stage_yaml_opens_with_what_it_is(path: Path) -> None:
         assert "writes" in first
 
 
-@pytest.mark.parametrize("stage", STAGES + DETOKENIZERS + RECOGNISERS)
+@pytest.mark.parametrize("stage", STAGES + OF_TABLE_1 + RECOGNISERS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_stage_of_every_preset_runs_at_tiny_size(
     chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], preset: str, stage: str
@@ -41,6 +41,25 @@ def test_every_stage_of_every_preset_runs_at_tiny_size(
     shutil.rmtree(root / ("tokens" if stage == "tokenize" else stage), ignore_errors=True)
     run_stage_of(stage, root, presets=() if preset == "paper" else (preset,))
     assert (root / ("tokens" if stage == "tokenize" else stage) / "done.json").exists()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_residual_units_are_decoded_in_every_preset(
+    residual_chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], preset: str
+) -> None:
+    root = Path(shutil.copytree(residual_chain, tmp_path / "chain"))
+    run_stage_of("detokenizer_residual", root, presets=() if preset == "paper" else (preset,))
+    assert (root / "detokenizer_residual" / "done.json").exists()
+
+
+def test_residual_units_have_the_papers_bitrate() -> None:
+    tokenizer = yaml.safe_load((REPOSITORY / "stages" / "tokenizer.yaml").read_text())
+    residual = yaml.safe_load((REPOSITORY / "stages" / "residual_tokenizer.yaml").read_text())
+    arguments = residual["model"]["init_args"]
+    assert arguments["levels"] * 10 * 25 == 6000  # 10 bits of 1024, 25 Hz
+    for name in ("clusters", "max_frames"):
+        assert arguments[name] == tokenizer["model"]["init_args"][name]
+    assert (residual["data"], residual["trainer"]) == (tokenizer["data"], tokenizer["trainer"])  # the same frames
 
 
 @pytest.mark.parametrize("preset", ["piano", "piano-demo"])

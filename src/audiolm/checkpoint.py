@@ -24,7 +24,7 @@ class StageCheckpoint:
     """What later stages need of an earlier one.
 
     Attributes:
-        stage: which stage wrote it: "codec", "tokenizer", "semantic", "coarse" or "fine".
+        stage: which stage wrote it: "codec", "tokenizer", "semantic", "coarse", "fine", or one that only measures need.
         config: plain numbers, strings, lists and dicts that rebuild the pure module.
         sources: digests of what it was made from, by name (a language model: the token store's).
         weights: the pure module's state dict.
@@ -101,9 +101,9 @@ def load_stage_checkpoint(path: Path | str, *, stage: str | tuple[str, ...]) -> 
     path, stages = Path(path), (stage,) if isinstance(stage, str) else stage
     stage = stages[0]  # the one to train if there is nothing
     if not path.exists():
+        by_make = "" if "_" in stage else f"`make {stage}`, or "  # what only measures need is not in the Makefile
         raise FileNotFoundError(
-            f"{path} is not there. The {stage} stage writes it: run `make {stage}`, "
-            f"or `lightning fit -c stages/{stage}.yaml`."
+            f"{path} is not there. The {stage} stage writes it: run {by_make}`lightning fit -c stages/{stage}.yaml`."
         )
     try:
         verify(path)

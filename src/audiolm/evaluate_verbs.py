@@ -13,6 +13,7 @@ from audiolm.evaluate_likelihood import add_likelihood
 from audiolm.evaluate_listening import add_listening
 from audiolm.evaluate_paper import add_paper
 from audiolm.evaluate_prosody import add_prosody
+from audiolm.evaluate_table1 import add_table1
 from audiolm.evaluate_units import add_units
 from audiolm.evaluate_zerospeech import add_zerospeech
 from audiolm.manifest import SPLITS
@@ -53,6 +54,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_likelihood(commands)
     add_paper(commands)
     add_asr(commands)
+    add_table1(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

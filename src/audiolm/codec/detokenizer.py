@@ -1,7 +1,7 @@
 """A decoder from tokens straight to audio: how much of a recording a kind of token keeps."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,14 @@ from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.layers import Decoder
 from audiolm.untrusted.rebuilding import rebuilt
 from audiolm.untrusted.values import from_values, require_types
+
+DetokenizerKind = Literal["detokenizer_units", "detokenizer_residual", "detokenizer_codes", "detokenizer_all_codes"]
+MADE_BY: dict[DetokenizerKind, str] = {  # which stage makes the tokens; in the order of the paper's Table I
+    "detokenizer_units": "tokenizer",
+    "detokenizer_residual": "residual_tokenizer",
+    "detokenizer_codes": "codec",
+    "detokenizer_all_codes": "codec",
+}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def measure_codec(
     codec.eval()
     check_levels(codec, settings.levels)
     require_packages(settings.measures, mapping=settings.visqol_mapping)
-    about = _identity(codec, clips, settings)
+    about = codec_identity(codec, clips, settings)
     claim(out, about, verb="codec")
     table = out / "files.csv"
     rows = read_rows(table, rows_per_file=len(settings.levels) * len(settings.columns))
@@ -110,7 +110,7 @@ def _reconstructed(codec: Codec, clip: Clip, settings: Settings) -> Task:
     )
 
 
-def _identity(codec: Codec, clips: Sequence[Clip], settings: Settings) -> dict[str, Any]:
+def codec_identity(codec: Codec, clips: Sequence[Clip], settings: Settings) -> dict[str, Any]:
     """Everything the numbers depend on, as plain JSON values."""
     config = codec.config_dict()
     versions = {PACKAGES[name]: _version(PACKAGES[name]) for name in settings.measures if name in PACKAGES}

@@ -1,7 +1,7 @@
 """A tokenizer and the detokenizer trained on its tokens, as one codec: what Table I measures."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -9,17 +9,15 @@ from torch import Tensor
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
 from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
-from audiolm.codec.detokenizer import Detokenizer
+from audiolm.codec.detokenizer import MADE_BY, Detokenizer, DetokenizerKind
 from audiolm.semantic.tokenizer import SemanticTokenizer
-
-KINDS = {"detokenizer_units": "tokenizer", "detokenizer_codes": "codec"}
 
 
 class DetokenizedCodec(Codec):
-    """Audio to units or coarse codes by the stage that made them, and back by a `Detokenizer`.
+    """Audio to units or codes by the stage that made them, and back by a `Detokenizer`.
 
     Args:
-        tokenizer: a `SemanticTokenizer`, or a `Codec` whose first levels are the tokens.
+        tokenizer: a `SemanticTokenizer` or a `Codec`; its first levels are the tokens.
         detokenizer: trained on its tokens.
     """
 
@@ -48,7 +46,7 @@ class DetokenizedCodec(Codec):
         """See `Codec.encode`."""
         self._check_audio(audio)
         if isinstance(self.tokenizer, SemanticTokenizer):
-            return self.tokenizer.encode(audio, sample_rate_hz=self.sample_rate_hz)[:, None]
+            return self.tokenizer.encode_levels(audio, sample_rate_hz=self.sample_rate_hz, levels=self.levels)
         return self.tokenizer.encode(audio)[:, : self.levels]
 
     @torch.no_grad()
@@ -58,10 +56,10 @@ class DetokenizedCodec(Codec):
         return self.detokenizer(codes.long()).float()
 
     def embed(self, codes: Tensor) -> Tensor:
-        """See `Codec.embed`: centroids, or the codec's own vectors."""
+        """See `Codec.embed`: centroids, summed over the levels; or the codec's own vectors."""
         self._check_codes(codes)
         if isinstance(self.tokenizer, SemanticTokenizer):
-            return self.tokenizer.centroids[0][codes[:, 0].long()].transpose(1, 2)
+            return torch.stack([self.tokenizer.embed(row).t() for row in codes])
         return self.tokenizer.embed(codes)
 
     def config_dict(self) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def load_detokenized(path: Path, checkpoint: StageCheckpoint) -> DetokenizedCode
         FileNotFoundError: if that stage's checkpoint is not in the same chain.
         ValueError: if it was trained again since.
     """
-    made_by = KINDS[checkpoint.stage]
+    made_by = MADE_BY[cast(DetokenizerKind, checkpoint.stage)]
     source = path.parent.parent / made_by / "best.ckpt"
     tokens = load_stage_checkpoint(source, stage=made_by)
     if tokens.digest != checkpoint.sources[made_by]:
@@ -88,5 +86,5 @@ def load_detokenized(path: Path, checkpoint: StageCheckpoint) -> DetokenizedCode
             f"{path} was trained on the tokens of another {made_by} than {source} is now: train it again "
             f"(`lightning fit -c stages/{checkpoint.stage}.yaml`), or bring the old {made_by} back."
         )
-    tokenizer = SemanticTokenizer.from_checkpoint(tokens) if made_by == "tokenizer" else rebuild_codec(tokens)
+    tokenizer = SemanticTokenizer.from_checkpoint(tokens) if made_by != "codec" else rebuild_codec(tokens)
     return DetokenizedCodec(tokenizer, Detokenizer.from_checkpoint(checkpoint)).eval()

@@ -131,9 +131,9 @@ def folder_source(
 
 
 def load_tokenizer(root: Path) -> SemanticTokenizer:
-    """The tokenizer of a chain, or that of a `.ckpt` file."""
+    """The tokenizer of a chain, or that of a `.ckpt` file, which may be of residual units."""
     path = root if root.suffix == ".ckpt" else root / "tokenizer" / "best.ckpt"
-    return SemanticTokenizer.from_checkpoint(load_stage_checkpoint(path, stage="tokenizer"))
+    return SemanticTokenizer.from_checkpoint(load_stage_checkpoint(path, stage=("tokenizer", "residual_tokenizer")))
 
 
 def load_encoder(root: Path, *, layer: int | None = None) -> Encoder:

@@ -5,7 +5,8 @@ from pathlib import Path
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
-from audiolm.evaluation.detokenized import KINDS, load_detokenized
+from audiolm.codec.detokenizer import MADE_BY
+from audiolm.evaluation.detokenized import load_detokenized
 from audiolm.generator.folder import is_generator, load_generator_codec
 
 
@@ -39,5 +40,5 @@ def load_codec(which: str | Path) -> Codec:
 
 
 def _load_trained(path: Path) -> Codec:
-    checkpoint = load_stage_checkpoint(path, stage=("codec", *KINDS))
-    return load_detokenized(path, checkpoint) if checkpoint.stage in KINDS else rebuild_codec(checkpoint)
+    checkpoint = load_stage_checkpoint(path, stage=("codec", *MADE_BY))
+    return load_detokenized(path, checkpoint) if checkpoint.stage in MADE_BY else rebuild_codec(checkpoint)

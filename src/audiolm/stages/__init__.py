@@ -10,7 +10,7 @@ from audiolm.stages.generate import GenerateStage
 from audiolm.stages.language_model import LanguageModelStage
 from audiolm.stages.speaker import SpeakerStage
 from audiolm.stages.tokenize import TokenizeStage
-from audiolm.stages.tokenizer import TokenizerStage
+from audiolm.stages.tokenizer import ResidualTokenizerStage, TokenizerStage
 
 __all__ = [
     "CodecStage",
@@ -21,6 +21,7 @@ __all__ = [
     "LanguageModelStage",
     "PretrainedCodecStage",
     "RecogniserStage",
+    "ResidualTokenizerStage",
     "SpeakerStage",
     "TokenizeStage",
     "TokenizerStage",

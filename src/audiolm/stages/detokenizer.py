@@ -1,14 +1,14 @@
-"""The detokenizer stage: a decoder from units, or from coarse codes, trained as the codec's is."""
+"""The detokenizer stage: a decoder from one kind of tokens, trained as the codec's is."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from audiolm.checkpoint import load_stage_checkpoint
 from audiolm.codec.codecs import rebuild_codec
-from audiolm.codec.detokenizer import Detokenizer, DetokenizerConfig
+from audiolm.codec.detokenizer import MADE_BY, Detokenizer, DetokenizerConfig, DetokenizerKind
 from audiolm.codec.discriminators import DiscriminatorConfig
 from audiolm.codec.losses import MEL_WINDOWS
 from audiolm.processes import Processes
@@ -20,10 +20,12 @@ class DetokenizerStage(AdversarialStage):
     """Trains a `Detokenizer` on tokens that a frozen tokenizer or codec makes of each crop.
 
     Args:
-        stage: "detokenizer_units": from the semantic tokenizer's units; "detokenizer_codes": from the codec's coarse codes.
-        source: the checkpoint that makes the tokens; by default the chain's `tokenizer/best.ckpt` or `codec/best.ckpt`.
+        stage: "detokenizer_units": from the semantic tokenizer's units; "detokenizer_residual": from all levels of residual
+            units; "detokenizer_codes": from the codec's coarse codes; "detokenizer_all_codes": from all its codes.
+        source: the checkpoint that makes the tokens; by default the chain's `best.ckpt` of tokenizer, residual_tokenizer or
+            codec.
         levels: detokenizer_codes: how many of the codec's levels; Q' = 4 in the paper.
-        sample_rate_hz: detokenizer_units: rate of the audio to make. Codes have their codec's.
+        sample_rate_hz: of units: rate of the audio to make. Codes have their codec's.
         channels, dim, strides: sizes of the decoder, as in `SoundStreamConfig`.
 
     The other arguments are `AdversarialStage`'s.
@@ -37,7 +39,7 @@ class DetokenizerStage(AdversarialStage):
     def __init__(
         self,
         *,
-        stage: Literal["detokenizer_units", "detokenizer_codes"],
+        stage: DetokenizerKind,
         source: str | None = None,
         levels: int = 4,
         sample_rate_hz: int = 16000,
@@ -56,18 +58,20 @@ class DetokenizerStage(AdversarialStage):
         skip_limit: int = 20,
         root: str = "checkpoints",
     ) -> None:
-        made_by = "tokenizer" if stage == "detokenizer_units" else "codec"
+        made_by = MADE_BY[stage]
         checkpoint = load_stage_checkpoint(source or Path(root) / made_by / "best.ckpt", stage=made_by)
-        if stage == "detokenizer_units":
+        if made_by != "codec":
             tokenizer = SemanticTokenizer.from_checkpoint(checkpoint)
             if sample_rate_hz % tokenizer.rate_hz:
                 raise ValueError(
                     f"sample_rate_hz ({sample_rate_hz}) must be a multiple of {tokenizer.rate_hz} units per second"
                 )
-            vocabulary, levels, hop = tokenizer.clusters, 1, sample_rate_hz // tokenizer.rate_hz
+            levels = 1 if stage == "detokenizer_units" else tokenizer.levels
+            vocabulary, hop = tokenizer.clusters, sample_rate_hz // tokenizer.rate_hz
             self_tokens: Any = tokenizer
         else:
             codec = rebuild_codec(checkpoint)
+            levels = codec.levels if stage == "detokenizer_all_codes" else levels
             if not 1 <= levels <= codec.levels:
                 raise ValueError(f"levels must be 1 to {codec.levels}, the codec's number; got {levels}")
             sample_rate_hz = codec.sample_rate_hz
@@ -111,11 +115,11 @@ class DetokenizerStage(AdversarialStage):
     @torch.no_grad()
     def tokens(self, audio: Tensor) -> Tensor:
         """The tokens (batch, levels, frames) of audio (batch, samples)."""
-        tokenizer = self._tokenizer[0].to(audio.device)
+        tokenizer, levels = self._tokenizer[0].to(audio.device), self.model.config.levels
         with torch.autocast(audio.device.type, enabled=False):
             if isinstance(tokenizer, SemanticTokenizer):
-                return tokenizer.encode(audio.float(), sample_rate_hz=self.rate_hz)[:, None]
-            return tokenizer.encode(audio.float())[:, : self.model.config.levels]
+                return tokenizer.encode_levels(audio.float(), sample_rate_hz=self.rate_hz, levels=levels)
+            return tokenizer.encode(audio.float())[:, :levels]
 
     def reconstruct(self, network: Detokenizer, audio: Tensor) -> tuple[Tensor, Tensor]:
         """See `AdversarialStage.reconstruct`; nothing is quantized here. Half of the training examples lose fine levels."""

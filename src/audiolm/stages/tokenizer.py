@@ -1,7 +1,8 @@
-"""The tokenizer stage: normalisation and k-means over an encoder's features."""
+"""The tokenizer stages: normalisation and k-means over an encoder's features; and again on what is left."""
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from audiolm.audio import is_silent
-from audiolm.semantic.centroids import read_centroids
+from audiolm.checkpoint import load_stage_checkpoint
+from audiolm.semantic.centroids import Centroids, read_centroids
+from audiolm.semantic.encoder import Encoder
 from audiolm.semantic.encoders import EncoderConfig, make_encoder
 from audiolm.semantic.gathering import cpu_group, gather_frames
 from audiolm.semantic.kmeans import fit_kmeans
@@ -23,7 +26,7 @@ from audiolm.stages.base import StageModule
 SECONDS_BETWEEN_LINES = 10.0  # of k-means' progress
 
 
-class TokenizerStage(StageModule):
+class ClusteringStage(StageModule):
     """Fits a `SemanticTokenizer`: collects features of random crops, then normalises and clusters them.
 
     One epoch without gradients: `trainer.max_epochs: 1`. Every process collects its share: mean and deviation are those of
@@ -33,33 +36,24 @@ class TokenizerStage(StageModule):
 
     Args:
         encoder: what makes the features.
-        clusters: K, the number of units.
-        levels: how many times what is left over is clustered again (residual k-means); the language models use the first.
-        max_frames: frames kept for clustering, a uniform sample of all frames seen (of all processes together).
-        iterations: k-means iterations.
-        restarts: k-means runs; the one with the least distortion is kept.
-        centroids: do not cluster, take these: see `audiolm.semantic.centroids.read_centroids`.
+        given: centroids to take instead of clustering.
 
-    Raises:
-        ValueError: if `centroids` do not belong to this encoder, `clusters` or `levels`.
-
-    Source: AudioLM, section III-B and IV-B (K = 1024 on normalised features).
+    The other arguments are `TokenizerStage`'s.
     """
 
-    stage = "tokenizer"
     model: SemanticTokenizer
 
     def __init__(
         self,
+        encoder: Encoder,
         *,
-        encoder: EncoderConfig,
-        clusters: int = 1024,
-        levels: int = 1,
-        max_frames: int = 1_000_000,
-        iterations: int = 20,
-        restarts: int = 1,
-        centroids: str | None = None,
-        root: str = "checkpoints",
+        clusters: int,
+        levels: int,
+        max_frames: int,
+        iterations: int,
+        restarts: int,
+        root: str,
+        given: Centroids | None = None,
     ) -> None:
         super().__init__(root=root)
         if max_frames < clusters or iterations < 1 or restarts < 1:
@@ -68,9 +62,8 @@ class TokenizerStage(StageModule):
                 f"({restarts}) at least 1"
             )
         self.automatic_optimization = False
-        made = make_encoder(encoder, root=self.root)
-        self.model = SemanticTokenizer(made, clusters=clusters, levels=levels).requires_grad_(False)
-        self.given = read_centroids(centroids, encoder=made, clusters=clusters, levels=levels) if centroids else None
+        self.model = SemanticTokenizer(encoder, clusters=clusters, levels=levels).requires_grad_(False)
+        self.given = given
         self.unused = torch.nn.Parameter(torch.zeros(()))  # DDP refuses a module without anything to train
         self.max_frames, self.iterations, self.restarts = max_frames, iterations, restarts
         self.fitted = False
@@ -241,6 +234,91 @@ class TokenizerStage(StageModule):
                 f"in use ({use.used_share:.1%}), entropy {use.entropy_bits:.2f} of {math.log2(use.clusters):.2f} bits "
                 f"(perplexity {use.perplexity:.0f}), {use.bitrate_bps:.0f} bit/s"
             )
+
+
+class TokenizerStage(ClusteringStage):
+    """The semantic tokenizer: mean, deviation and centroids of one layer of an encoder.
+
+    Args:
+        encoder: what makes the features.
+        clusters: K, the number of units.
+        levels: how many times what is left over is clustered again (residual k-means); the language models use the first.
+        max_frames: frames kept for clustering, a uniform sample of all frames seen (of all processes together).
+        iterations: k-means iterations.
+        restarts: k-means runs; the one with the least distortion is kept.
+        centroids: do not cluster, take these: see `audiolm.semantic.centroids.read_centroids`.
+
+    Raises:
+        ValueError: if `centroids` do not belong to this encoder, `clusters` or `levels`.
+
+    Source: AudioLM, section III-B and IV-B (K = 1024 on normalised features).
+    """
+
+    stage = "tokenizer"
+
+    def __init__(
+        self,
+        *,
+        encoder: EncoderConfig,
+        clusters: int = 1024,
+        levels: int = 1,
+        max_frames: int = 1_000_000,
+        iterations: int = 20,
+        restarts: int = 1,
+        centroids: str | None = None,
+        root: str = "checkpoints",
+    ) -> None:
+        made = make_encoder(encoder, root=Path(root))
+        super().__init__(
+            made,
+            clusters=clusters,
+            levels=levels,
+            max_frames=max_frames,
+            iterations=iterations,
+            restarts=restarts,
+            root=root,
+            given=read_centroids(centroids, encoder=made, clusters=clusters, levels=levels) if centroids else None,
+        )
+
+
+class ResidualTokenizerStage(ClusteringStage):
+    """Residual units: the tokenizer's encoder and layer, quantised by several codebooks, each of what is left over.
+
+    For measuring only (Table I); the language models keep the tokenizer. Fitted on the tokenizer's own audio with its own
+    settings, the first level is the tokenizer itself.
+
+    Args:
+        source: the tokenizer's checkpoint, whose encoder and layer these are; by default `<root>/tokenizer/best.ckpt`.
+        clusters, max_frames, iterations, restarts: as in `TokenizerStage`.
+        levels: codebooks; 24 of 1024 at 25 Hz are 6000 bit/s.
+
+    Source: AudioLM, section IV-D, Table I: "residual quantization" of w2v-BERT embeddings at 6000 bit/s. The paper says
+    neither how many codebooks nor of what size: we keep K and take as many as that bitrate needs.
+    """
+
+    stage = "residual_tokenizer"
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        clusters: int = 1024,
+        levels: int = 24,
+        max_frames: int = 1_000_000,
+        iterations: int = 20,
+        restarts: int = 1,
+        root: str = "checkpoints",
+    ) -> None:
+        checkpoint = load_stage_checkpoint(source or Path(root) / "tokenizer" / "best.ckpt", stage="tokenizer")
+        super().__init__(
+            SemanticTokenizer.from_checkpoint(checkpoint).encoder,
+            clusters=clusters,
+            levels=levels,
+            max_frames=max_frames,
+            iterations=iterations,
+            restarts=restarts,
+            root=root,
+        )
 
 
 def quantization(tokenizer: SemanticTokenizer, features: Tensor) -> tuple[Tensor, Tensor]:
