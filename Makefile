@@ -184,6 +184,42 @@ report: $(made.report) ## one page to look at and listen    everything -> report
 acoustic: $(made.acoustic) ## baseline: codes without units     tokens/ -> acoustic/
 generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without units -> generator-acoustic/
 
+# what the paper's tables need besides; recognisers need transcripts, which the demo corpus has
+EVALUATION_STAGES := residual_tokenizer detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes \
+	$(if $(DATA),$(if $(TRANSCRIPTS),asr),asr) detector speaker
+.PHONY: evaluation-stages asr $(EVALUATION_STAGES)
+AUDIO_TRAIN := $(ROOT)/evaluation/audio-train
+residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' layer in 24 codebooks
+detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes: %: $(ROOT)/%/done.json
+asr: $(ROOT)/asr/done.json ## Table II: a recogniser, of transcribed speech
+speaker: $(ROOT)/speaker/done.json ## Table III: who speaks
+detector: $(ROOT)/detector/done.json ## whether a machine speaks: continuations and recordings of train speakers
+
+evaluation-stages: $(EVALUATION_STAGES) acoustic generator-acoustic $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
+
+$(ROOT)/residual_tokenizer/done.json: stages/residual_tokenizer.yaml $(made.tokenizer) | chain
+	$(call lightning,fit,residual_tokenizer)
+
+$(ROOT)/detokenizer_units/done.json: $(made.tokenizer)
+$(ROOT)/detokenizer_residual/done.json: $(ROOT)/residual_tokenizer/done.json
+$(ROOT)/detokenizer_codes/done.json $(ROOT)/detokenizer_all_codes/done.json: $(made.codec)
+$(ROOT)/asr/done.json: $(made.encoder)
+$(ROOT)/speaker/done.json: $(made.corpus)
+$(ROOT)/detector/done.json: $(AUDIO_TRAIN)/reconstruction/generated.jsonl $(AUDIO_TRAIN)/continuation-0/generated.jsonl
+
+$(foreach stage,detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes asr speaker detector,$(ROOT)/$(stage)/done.json): $(ROOT)/%/done.json: stages/%.yaml | chain
+	$(call lightning,fit,$*) $(if $(filter asr,$*),$(if $(TRANSCRIPTS),--data.transcripts "$(TRANSCRIPTS)")) --ckpt_path last
+
+generate = $(LAUNCH) $(BIN)/lightning predict -c stages/generate.yaml --root $(ROOT) --model.out $(@D) $(1)
+$(AUDIO_TRAIN)/reconstruction/generated.jsonl: $(made.generator) | chain
+	$(call generate,--data.split train --model.mode reconstruct)
+$(AUDIO_TRAIN)/continuation-0/generated.jsonl: $(made.generator) | chain
+	$(call generate,--data.split train)
+$(ROOT)/generate/generated.jsonl: $(made.generator) | chain
+	$(call generate)
+$(ROOT)/generate-acoustic/generated.jsonl: $(made.generator-acoustic) | chain
+	$(call generate,--model.generator $(ROOT)/generator-acoustic)
+
 evaluation: report ## the paper's tables and figures, as far as the data at hand allow -> report/paper.html
 	$(AUDIOLM) evaluate paper --root $(ROOT) $(if $(ITEMS),--items "$(ITEMS)") $(if $(AUDIO),--audio "$(AUDIO)") \
 		$(if $(ZEROSPEECH),--zerospeech "$(ZEROSPEECH)") $(if $(TRANSCRIPTS),--transcripts "$(TRANSCRIPTS)") $(EVALUATE)
