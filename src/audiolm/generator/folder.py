@@ -14,6 +14,8 @@ from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, remove_leftovers, write_json
 from audiolm.generator.card import model_card
+from audiolm.generator.detector_file import FILE as DETECTOR_FILE
+from audiolm.generator.detector_file import ForeignDetectorError, add_detector, read_detector
 from audiolm.generator.model import AudioLM
 from audiolm.generator.rows import LanguageModel
 from audiolm.lm.transformer import Transformer, TransformerConfig
@@ -55,12 +57,17 @@ class Parts:
     units_per_second: float
 
 
-def compose(root: Path, out: Path) -> None:
-    """Put the best checkpoints of a chain's stages into one generator folder.
+def compose(root: Path, out: Path) -> str | None:
+    """Put the best checkpoints of a chain's stages into one generator folder, with the detector of its audio if there is one.
 
     Args:
-        root: the chain's folder, with `codec/`, `tokenizer/`, `tokens/`, `semantic/`, `coarse/` and `fine/` below it.
+        root: the chain's folder, with `codec/`, `tokenizer/`, `tokens/`, `semantic/`, `coarse/` and `fine/` below it;
+            of `detector/` the best checkpoint is taken along, else the detector that `out` has.
         out: the generator's folder; one that stands there is replaced once the new one is complete.
+
+    Returns:
+        Why a detector that is there was left out, or None: one of another generator's audio would be misleading, but it can only
+        be trained again once this generator exists.
 
     Raises:
         FileNotFoundError: if a stage has no checkpoint, naming the command that makes it.
@@ -96,6 +103,20 @@ def compose(root: Path, out: Path) -> None:
         )
         (folder / "README.md").write_text(model_card(parts.spec, facts), encoding="utf-8")
         load_generator(folder)  # what cannot be loaded is not put in place
+        left_out = _take_along_detector(root / "detector" / "best.ckpt", out, folder)
+    return left_out
+
+
+def _take_along_detector(trained: Path, out: Path, folder: Path) -> str | None:
+    """Add the detector just trained, or the one that the folder had; returns why it was left out."""
+    if not trained.exists() and not (out / DETECTOR_FILE).exists():
+        return None
+    checkpoint = load_stage_checkpoint(trained, stage="detector") if trained.exists() else read_detector(out)
+    try:
+        add_detector(folder, checkpoint, generator=generator_digest(folder))
+    except ForeignDetectorError as error:
+        return str(error).replace(str(folder), str(out))
+    return None
 
 
 def collect(root: Path) -> Parts:
@@ -132,7 +153,7 @@ def is_generator(folder: Path) -> bool:
 
 
 def generator_digest(folder: Path) -> str:
-    """sha256 over the configuration and weights of a generator folder: equal digests speak alike.
+    """sha256 over the configuration and weights of a generator folder: equal digests speak alike. Its detector is no part.
 
     Raises:
         FileNotFoundError, GeneratorError: as `load_generator`.
