@@ -31,6 +31,7 @@ ON_TOP = {
     "evaluate_verbs",
     "evaluate_units",
     "evaluate_abx",
+    "evaluate_conditions",
     "evaluate_layers",
     "evaluate_listening",
     "evaluate_zerospeech",

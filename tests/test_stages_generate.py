@@ -73,6 +73,17 @@ def test_every_recording_is_continued_as_the_generator_does(chain: Path, prompts
         assert torch.allclose(audio, expected.audio.clamp(-1, 1), atol=2**-15)  # a step of 16 bits
 
 
+def test_reconstructions_pass_the_codec_alone(chain: Path, prompts: Path, generate: Run) -> None:
+    out = generate("--model.mode", "reconstruct", "--data.batch_size", "2")
+    model = AudioLM.from_pretrained(chain / "generator")
+    prompt = read_prompt(prompts / "deep/er/c.ogg", sample_rate_hz=16000)
+    audio = read_audio(out / "deep/er/c.wav", sample_rate_hz=16000)
+    assert torch.allclose(audio, model.reconstruct(prompt).clamp(-1, 1), atol=2**-15)
+    row = json.loads((out / "deep/er/c.wav.json").read_text())
+    assert (row["mode"], row["prompt_samples"]) == ("reconstruct", 0)
+    assert "seed" not in row  # nothing is drawn
+
+
 def test_what_made_each_file_stands_beside_it_and_in_one_list(chain: Path, prompts: Path, generate: Run) -> None:
     out = generate("--model.sampling.coarse.top_k", "5", "--model.seed", "3")
     rows = {row["id"]: row for row in rows_of(out)}

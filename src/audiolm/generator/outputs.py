@@ -35,10 +35,11 @@ class OutputFolder:
 
     Args:
         settings: everything that decides how an utterance of some id and prompt sounds, as JSON's types.
+        remedy: how another folder is named, for messages.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, self.settings = folder, dict(settings)
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, remedy: str = "`--model.out`") -> None:
+        self.folder, self.settings, self.remedy = folder, dict(settings), remedy
 
     def audio_path(self, id_: str) -> Path:
         """Where an utterance's audio is, or will be."""
@@ -72,8 +73,8 @@ class OutputFolder:
         if differing and any(self.folder.rglob("*.wav.json")):
             details = "; ".join(f"{key}: {theirs.get(key)} there, {self.settings.get(key)} now" for key in differing)
             raise ValueError(
-                f"{self.folder} holds audio that was generated otherwise ({details}). Name another folder with `--model.out`, "
-                "move this one away, or restore the settings."
+                f"{self.folder} holds audio that was generated otherwise ({details}). Name another folder with "
+                f"{self.remedy}, move this one away, or restore the settings."
             )
 
     def require_same_prompts(self, made_of: Mapping[str, Mapping[str, Any]]) -> None:
@@ -91,7 +92,7 @@ class OutputFolder:
             raise ValueError(
                 f"{len(changed)} recordings are others than those that {self.folder} was generated from, or other stretches "
                 f"of them are used, such as for {self.audio_path(first)} ({details}). Name another folder with "
-                "`--model.out`, or remove those files to make them again."
+                f"{self.remedy}, or remove those files to make them again."
             )
 
     def open(self) -> None:
@@ -121,7 +122,7 @@ class OutputFolder:
         return (self.folder / "generated.jsonl").is_file()
 
     def _described(self) -> dict[str, Any]:
-        return {key: self.settings[key] for key in ("generator", "mode", "seed", "sampling")}
+        return {key: self.settings[key] for key in ("generator", "mode", "seed", "sampling") if key in self.settings}
 
     def _row(self, id_: str) -> dict[str, Any]:
         return _object(self.row_path(id_))

@@ -1,37 +1,20 @@
 """The generate stage: a generator and a folder of prompts in, a folder of audio out. Used with `predict`."""
 
 import contextlib
-import json
-import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from audiolm.audio import SHORTEST_SECONDS
 from audiolm.errors import out_of_memory_says
-from audiolm.generator import AudioLM, Generation, StageSampling
-from audiolm.generator.folder import generator_digest
+from audiolm.generator import AudioLM, StageSampling
 from audiolm.generator.outputs import OutputFolder, require_folder
-from audiolm.generator.prompts import Prompt, defects, digests, free_prompts, prompts_in, prompts_of
-from audiolm.manifest import write_lines
+from audiolm.generator.prompts import Prompt, free_prompts, prompts_in, prompts_of
+from audiolm.generator.speaking import Manner, Mode, Plan, plan_folder
 from audiolm.stages.base import StageModule
-
-Mode = Literal["continue", "resynthesize", "unconditional"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be done, found out by the first process for all."""
-
-    prompts: list[Prompt]
-    digests: dict[str, str]  # of the prompts' files, by id
-    unfinished: set[str]
-    settings: dict[str, Any]
 
 
 class GenerateStage(StageModule):
@@ -51,7 +34,7 @@ class GenerateStage(StageModule):
             data module's `split`.
         out: the folder to write to; by default `<root>/generate`.
         mode: "continue" the prompts; "resynthesize" them: say their units again, with freely sampled acoustics;
-            "unconditional": speak without prompts.
+            "reconstruct" them: pass them through the codec; "unconditional": speak without prompts.
         seconds: how much is added to each prompt, or is spoken freely.
         prompt_seconds: continue only the beginning of each recording, so much of it at most; None continues all of it.
         count: how many utterances are spoken freely.
@@ -83,18 +66,13 @@ class GenerateStage(StageModule):
         root: str = "checkpoints",
     ) -> None:
         super().__init__(root=root)
-        if not (seconds > 0 and math.isfinite(seconds)):
-            raise ValueError(f"seconds must be positive and finite, got {seconds}")
-        if prompt_seconds is not None and not SHORTEST_SECONDS <= prompt_seconds < math.inf:
-            raise ValueError(
-                f"prompt_seconds must be at least {SHORTEST_SECONDS}, or null for all, got {prompt_seconds}"
-            )
+        if seed is None:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        self.manner = Manner(mode, seed, sampling, seconds, prompt_seconds, stop_at_end)
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         if prompts is not None and mode == "unconditional":
-            raise ValueError(
-                f"mode unconditional uses no prompts: leave {prompts} out, or choose continue or resynthesize"
-            )
+            raise ValueError(f"mode unconditional uses no prompts: leave {prompts} out, or choose another mode")
         self.generator_folder = Path(generator) if generator else self.root / "generator"
         if not (self.generator_folder / "config.json").is_file():
             raise FileNotFoundError(
@@ -104,8 +82,7 @@ class GenerateStage(StageModule):
         self.prompts_folder = Path(prompts) if prompts is not None else None
         self.out = Path(out) if out else self.root / self.stage
         require_folder(self.out)
-        self.mode, self.seconds, self.prompt_seconds, self.count = mode, seconds, prompt_seconds, count
-        self.seed, self.sampling, self.stop_at_end = seed, sampling, stop_at_end
+        self.count = count
         self.generator = AudioLM.from_pretrained(self.generator_folder)
 
     @property
@@ -135,11 +112,7 @@ class GenerateStage(StageModule):
 
     def config_dict(self) -> dict[str, Any]:
         """Everything besides the prompt that decides how an utterance sounds; this stage trains nothing."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
-        settings: dict[str, Any] = {"mode": self.mode, "seed": seed, "sampling": asdict(self.sampling)}
-        if self.mode != "resynthesize":
-            settings |= {"seconds": self.seconds, "stop_at_end": self.stop_at_end}
-        return settings | ({"prompt_seconds": self.prompt_seconds} if self.mode == "continue" else {})
+        return self.manner.as_dict()
 
     def setup(self, stage: str) -> None:
         """Find out what is to be done; every process learns it, or why nothing can be done, from the first."""
@@ -161,25 +134,19 @@ class GenerateStage(StageModule):
             self._seal_if_complete()  # killed between the last utterance and the list: there will be nothing to predict
 
     def _make_plan(self) -> Plan:
-        prompts = self._listed()
-        settings = {"generator": generator_digest(self.generator_folder), **self.config_dict()}
-        outputs = OutputFolder(self.folder, settings)
-        outputs.require_same_settings(prompt.id for prompt in prompts)
-        finished = outputs.finished(prompt.id for prompt in prompts)
-        self._require_usable([prompt for prompt in prompts if prompt.id not in finished])
-        of_files = digests(prompts)
-        outputs.require_same_prompts(
-            {prompt.id: prompt.made_of(sha256=of_files[prompt.id]) for prompt in prompts if prompt.id in finished}
+        return plan_folder(
+            self._listed(),
+            self.manner,
+            generator_folder=self.generator_folder,
+            spec=self.generator.spec,
+            out=self.folder,
+            remedy="`--model.out`",
         )
-        unfinished = of_files.keys() - finished
-        if unfinished:
-            outputs.open()
-        return Plan(prompts, of_files, unfinished, settings)
 
     def _listed(self) -> list[Prompt]:
-        if self.mode == "unconditional":
+        if self.manner.mode == "unconditional":
             return free_prompts(self.count)
-        most_seconds = self.prompt_seconds if self.mode == "continue" else None
+        most_seconds = self.manner.prompt_seconds if self.manner.mode == "continue" else None
         if self.prompts_folder is None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             return prompts_of(data.manifest, data.split, most_seconds=most_seconds)
@@ -189,18 +156,6 @@ class GenerateStage(StageModule):
                 "the next time: name another folder with `--model.out`."
             )
         return prompts_in(self.prompts_folder, most_seconds=most_seconds)
-
-    def _require_usable(self, prompts: list[Prompt]) -> None:
-        spec, path = self.generator.spec, self.folder / "rejected.jsonl"
-        shortest = spec.aligned_samples if self.mode == "continue" else 1
-        found = defects(prompts, sample_rate_hz=spec.sample_rate_hz, shortest_samples=shortest)
-        path.unlink(missing_ok=True)
-        if found:
-            write_lines(path, (json.dumps({"id": id_, "reason": reason}) for id_, reason in found.items()))
-            raise ValueError(
-                f"{len(found)} of {len(prompts)} prompts cannot be used, such as: {'; '.join(list(found.values())[:3])}. All "
-                f"are listed in {path}. Nothing was generated: repair or remove them and run the same command again."
-            )
 
     def on_predict_start(self) -> None:
         """Move the models, which Lightning does not know of, so that no precision of its touches them."""
@@ -217,24 +172,11 @@ class GenerateStage(StageModule):
             "much, lower `--model.seconds` or `--model.prompt_seconds`, with another `--model.out`."
         )
         with out_of_memory_says(remedy), _full_precision(self.trainer.strategy.root_device.type):
-            generations = self._speak(batch)
+            generations = self.manner.speak(self.generator, batch.prompts, batch.audio)
         for prompt, generation in zip(batch.prompts, generations, strict=True):
             if prompt.id in self.unfinished:
                 made_of = prompt.made_of(sha256=self._plan.digests[prompt.id])
                 self._outputs.write(prompt.id, generation, prompt=made_of)
-
-    def _speak(self, batch: Any) -> list[Generation]:
-        common: dict[str, Any] = {
-            "ids": [prompt.id for prompt in batch.prompts],
-            "seed": self._plan.settings["seed"],
-            "sampling": self.sampling,
-        }
-        if self.mode == "resynthesize":
-            return self.generator.resynthesize(batch.audio, **common)
-        common |= {"seconds": self.seconds, "stop_at_end": self.stop_at_end}
-        if self.mode == "unconditional":
-            return self.generator.unconditional(count=len(batch.prompts), **common)
-        return self.generator.continue_(batch.audio, **common)
 
     def on_predict_end(self) -> None:
         """List what was made, once every process has written its share."""

@@ -1,0 +1,92 @@
+"""The options that say of which recordings, and how, the conditions of `audiolm evaluate asr|speaker|detector` are made."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audiolm.manifest import SPLITS
+
+if TYPE_CHECKING:
+    from audiolm.evaluation.clips import Clip
+    from audiolm.evaluation.conditions import Kind
+
+
+def add_condition_options(parser: argparse.ArgumentParser) -> None:
+    """Add them to a verb's parser."""
+    parser.add_argument("--root", type=Path, default=Path("checkpoints"), help="folder of the chain")
+    parser.add_argument("--generator", type=Path, help="a generator folder; by default ROOT/generator")
+    parser.add_argument("--data", type=Path, help="a folder of recordings; by default the chain's split")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="without --data: of ROOT/manifest.jsonl")
+    parser.add_argument(
+        "--least-seconds", type=float, default=4.0, help="recordings of at least so much (4, the paper's)"
+    )
+    parser.add_argument("--most-seconds", type=float, default=10.0, help="and at most so much (10); inf for all")
+    parser.add_argument("--limit", type=int, help="no more than so many of them, evenly spread")
+    parser.add_argument("--samplings", type=int, default=3, help="of acoustic generations and continuations (3)")
+    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="of continuations (3)")
+    parser.add_argument("--seconds", type=float, default=7.0, help="of continuations (7)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sampling")
+    parser.add_argument("--batch-size", type=int, default=16, help="recordings at a time; less needs less memory")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    parser.add_argument(
+        "--audio", type=Path, help="where generated audio is kept, for all verbs; by default ROOT/evaluation/audio"
+    )
+
+
+def chosen_clips(options: argparse.Namespace) -> "list[Clip]":
+    """The recordings that the options choose; says how many were left out for their length.
+
+    Raises:
+        ValueError: if none is left, or a number is out of range.
+    """
+    from audiolm.evaluation.clips import folder_clips, split_clips, spread
+
+    if not 0 <= options.least_seconds < options.most_seconds:
+        raise ValueError(
+            f"--least-seconds must be less than --most-seconds, got {options.least_seconds} and {options.most_seconds}"
+        )
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {options.limit}")
+    clips = folder_clips(options.data) if options.data else split_clips(options.root / "manifest.jsonl", options.split)
+    seconds = [clip.samples / clip.sample_rate_hz for clip in clips]
+    kept = [clip for clip, s in zip(clips, seconds, strict=True) if options.least_seconds <= s <= options.most_seconds]
+    span = f"{options.least_seconds:g} to {options.most_seconds:g} s"
+    if not kept:
+        raise ValueError(
+            f"none of {len(clips)} recordings ({min(seconds):.1f} to {max(seconds):.1f} s) is {span} long, the paper's "
+            "lengths: choose others with --least-seconds and --most-seconds"
+        )
+    if len(kept) < len(clips):
+        print(f"{len(kept)} of {len(clips)} recordings are {span} long; the others are left out, as in the paper.")
+    return spread(kept, options.limit)
+
+
+def condition_clips_of(
+    options: argparse.Namespace, kinds: "Sequence[Kind]", progress: Callable[[int, int], None]
+) -> "dict[Kind, list[list[Clip]]]":
+    """The chosen recordings under each condition: see `evaluation.conditions.condition_clips`."""
+    import torch
+
+    from audiolm.evaluation.conditions import Protocol, condition_clips
+
+    clips = chosen_clips(options)
+    if not math.isfinite(options.seconds) or options.seconds <= 0:
+        raise ValueError(f"--seconds must be positive and finite, got {options.seconds}")
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return condition_clips(
+        clips,
+        kinds,
+        generator=options.generator or options.root / "generator",
+        folder=options.audio or options.root / "evaluation" / "audio",
+        protocol=Protocol(
+            samplings=options.samplings,
+            seed=options.seed,
+            prompt_seconds=options.prompt_seconds,
+            seconds=options.seconds,
+            batch_size=options.batch_size,
+        ),
+        device=automatic if options.device == "auto" else options.device,
+        progress=progress,
+    )
