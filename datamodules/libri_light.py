@@ -10,9 +10,11 @@ import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from audiolm.evaluation.labelled import CROP_SECONDS, LabelledClips
 from audiolm.manifest import Manifest, Split, Utterance, read_manifest
 from audiolm.tokens.store import TokenStore
 from audiolm.tokens.windows import Windows
+from datamodules.labelled import LabelledTrainingCrops, LabelledValidationCrops, is_readable
 from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers, EveryNth
 from datamodules.sharing import Share, data_parallel, micro_batches
@@ -20,6 +22,9 @@ from datamodules.token_windows import TrainingWindows, ValidationWindows
 from datamodules.unreadable import Unreadable, UnreadableFiles, first_readable
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 from datamodules.workers import outlast_signals, usable_cores
+
+OF_THE_STAGE = ("prompts", "labelled")  # views of what the stage names, and not the manifest or the token store
+CROPS = ("waveform", "labelled")  # views of which some files may be unreadable
 
 
 class LibriLightDataModule(L.LightningDataModule):
@@ -32,7 +37,7 @@ class LibriLightDataModule(L.LightningDataModule):
     Args:
         view: "waveform" gives `WaveformBatch`es of random crops; "utterances" whole utterances, for tokenizing; "tokens"
             gives `TokenBatch`es of aligned windows from the token store; "prompts" gives `PromptBatch`es of recordings to
-            be spoken on from.
+            be spoken on from; "labelled" `LabelledBatch`es of the stage's own recordings, whose class is known.
         window_seconds: length of a crop or window. Shorter utterances are used whole.
         batch_size: windows per step of the whole run, whatever the number of processes, which share them evenly. Of prompts:
             per process.
@@ -55,7 +60,7 @@ class LibriLightDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        view: Literal["waveform", "utterances", "tokens", "prompts"],
+        view: Literal["waveform", "utterances", "tokens", "prompts", "labelled"],
         window_seconds: float = 30.0,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
@@ -100,9 +105,11 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
-        if self.view != "prompts":  # the stage says which they are, and may name a folder
+        if self.view not in OF_THE_STAGE:  # which says what they are, and may name a folder
             _ = self.store if self.view == "tokens" else self.manifest
-        if self.view == "waveform":
+        if self.view == "labelled" and self.window_seconds != CROP_SECONDS:
+            raise ValueError(f"A classifier hears {CROP_SECONDS:g} s at once: window_seconds is {self.window_seconds}")
+        if self.view in CROPS:
             if self._trainer.global_rank == 0:
                 self.unreadable.forget_those_that(self._is_readable)
             self._trainer.strategy.barrier()
@@ -113,19 +120,24 @@ class LibriLightDataModule(L.LightningDataModule):
         if not hasattr(self, "_unreadable"):
             self._unreadable = UnreadableFiles(
                 cast(Any, self._trainer.lightning_module).folder / "unreadable.jsonl",
-                files=self.manifest.utterances.files,
+                files=len({clip.path for clip in self._labelled.clips})
+                if self.view == "labelled"
+                else self.manifest.utterances.files,
                 max_share=self.max_unreadable_share,
             )
         return self._unreadable
 
     def _is_readable(self, one: Unreadable) -> bool:
+        if self.view == "labelled":
+            of_path = [clip for clip in self._labelled.clips if str(clip.path) == one.path]
+            return all(is_readable(clip) for clip in of_path)
         of_file = self.manifest.utterances.of_file(one.path)
         whole = WholeUtterances(self.manifest, of_file, sample_rate_hz=self._sample_rate_hz)
         return all(not whole[number].defect for number in range(len(whole)))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Name and list what a batch's reader, perhaps another process, could not read."""
-        if self.view == "waveform":
+        if self.view in CROPS:
             self.unreadable.note(batch.unreadable)
         return batch
 
@@ -136,6 +148,14 @@ class LibriLightDataModule(L.LightningDataModule):
             windows = self._windows("train")
             dataset = TrainingWindows(
                 windows, self._layout, batch_size=self.batch_size, seed=self._seed, share=self.share
+            )
+        elif self.view == "labelled":
+            dataset = LabelledTrainingCrops(
+                self._labelled.part(held_out=False),
+                sample_rate_hz=self._sample_rate_hz,
+                batch_size=self.batch_size,
+                seed=self._seed,
+                share=self.share,
             )
         else:
             dataset = self._training_crops()
@@ -173,11 +193,14 @@ class LibriLightDataModule(L.LightningDataModule):
         dataset = self.validation_dataset()
         return self._loader(dataset, BatchNumbers(total=len(dataset)))
 
-    def validation_dataset(self) -> ValidationWindows | ValidationCrops:
+    def validation_dataset(self) -> ValidationWindows | ValidationCrops | LabelledValidationCrops:
         """The validation split, in batches of the training's size, of which this process reads its share."""
         if self.view == "tokens":
             windows = self._windows("validation")
             return ValidationWindows(windows, self._layout, batch_size=self.batch_size, share=self.share)
+        if self.view == "labelled":
+            held_out, rate = self._labelled.part(held_out=True), self._sample_rate_hz
+            return LabelledValidationCrops(held_out, sample_rate_hz=rate, batch_size=self.batch_size, share=self.share)
         utterances = self.manifest.split("validation")
         return ValidationCrops(self._reader, utterances, batch_size=self.batch_size, share=self.share)
 
@@ -240,6 +263,10 @@ class LibriLightDataModule(L.LightningDataModule):
         return cast(int, self._trainer.lightning_module.sample_rate_hz)
 
     @property
+    def _labelled(self) -> LabelledClips:
+        return cast(LabelledClips, cast(Any, self._trainer.lightning_module).labelled)
+
+    @property
     def _seed(self) -> int:
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
@@ -258,7 +285,12 @@ class LibriLightDataModule(L.LightningDataModule):
         if self.view == "tokens":
             windows = len(self._windows("train").all())
         else:
-            seconds = float(self.manifest.split("train").seconds.sum())
+            labelled = self.view == "labelled"
+            seconds = (
+                self._labelled.part(held_out=False).seconds
+                if labelled
+                else float(self.manifest.split("train").seconds.sum())
+            )
             windows = round(seconds / self.window_seconds)
         return max(1, windows // self.batch_size)
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -28,8 +29,20 @@ class Unreadable:
     reason: str
 
 
+class Recorded(Protocol):
+    """A stretch of an audio file."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> str | Path: ...
+
+
+Stretch = TypeVar("Stretch", bound=Recorded)
+
+
 def first_readable(
-    draw: Callable[[int], tuple[Utterance, int]], read: Callable[[Utterance, int], Tensor], *, root: Path
+    draw: Callable[[int], tuple[Stretch, int]], read: Callable[[Stretch, int], Tensor], *, root: Path
 ) -> tuple[Tensor, list[Unreadable]]:
     """What `read(*draw(0))` gives, or `read(*draw(1))` if that cannot be read, and so on; and what could not be read.
 
@@ -42,7 +55,8 @@ def first_readable(
         try:
             return read(utterance, offset), list(unreadable.values())
         except AudioError as error:
-            unreadable[utterance.path] = Unreadable(utterance.id, utterance.path, str(error))
+            path = str(utterance.path)
+            unreadable[path] = Unreadable(utterance.id, path, str(error))
         if len(unreadable) == TRIES:
             break
     raise _gone(root, [one.reason for one in unreadable.values()])

@@ -129,7 +129,7 @@ class StageCLI(LightningCLI):
             raise OutOfMemoryError(out_of_memory_words(self.config[self.subcommand], error)) from error
 
     def _sources(self) -> dict[str, str]:
-        audio = {} if self.datamodule.view == "tokens" else {"audio": self.datamodule.manifest.digest}
+        audio = {} if self.datamodule.view in ("tokens", "labelled") else {"audio": self.datamodule.manifest.digest}
         return {**audio, **self.model.sources()}
 
     def before_fit(self) -> None:

@@ -29,6 +29,9 @@ class StageModule(L.LightningModule, abc.ABC):
     stage: ClassVar[str]
     draws_alike: ClassVar[bool] = False  # whether torch's generator stands alike on all processes at every step
     shards: ClassVar[bool] = False  # whether FSDP can divide it among processes
+    takes_pieces: ClassVar[bool] = (
+        True  # whether a process may read its share of a step in pieces, and add up gradients
+    )
     model: nn.Module
 
     def __init__(self, *, root: str = "checkpoints") -> None:
@@ -104,7 +107,7 @@ class StageModule(L.LightningModule, abc.ABC):
         """
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         data: Any = getattr(self.trainer, "datamodule", None)
-        if getattr(data, "view", None) == "waveform":
+        if getattr(data, "view", None) in ("waveform", "labelled"):
             self.log("train/unreadable", float(len(data.unreadable)))  # files, of all processes
         rank = 0 if self.draws_alike else data_parallel(self.trainer)[0]
         torch.manual_seed(hash((self.run_seed, self.trainer.global_step, accumulated, rank)) % 2**63)

@@ -26,7 +26,7 @@ def share_batches(trainer: L.Trainer, module: L.LightningModule, datamodule: Any
         )
     datamodule.trainer = trainer
     pieces = datamodule.share_steps()
-    if pieces > 1 and not module.automatic_optimization:
+    if pieces > 1 and not (module.automatic_optimization and getattr(module, "takes_pieces", True)):
         raise ValueError(
             f"{type(module).__name__} does not add up gradients: it takes its whole share of a step at once, but data.init_args."
             f"micro_batch_size ({datamodule.micro_batch_size}) cuts it into {pieces} pieces. Set it to null; if memory does not "

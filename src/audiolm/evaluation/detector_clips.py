@@ -1,0 +1,74 @@
+"""What a detector of synthesized speech learns from: recordings on one side, what a generator spoke on the other."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from audiolm.evaluation.clips import Clip, folder_clips
+from audiolm.evaluation.holding_out import held_out
+from audiolm.evaluation.labelled import LabelledClips, labelled
+from audiolm.evaluation.passages import continuations
+from audiolm.files import read_json
+
+HUMAN, MACHINE = "human", "machine"
+_MAKE = "lightning predict -c stages/generate.yaml --data.split train --model.mode {mode} --model.out {folder}"
+
+
+def detector_clips(
+    human: Sequence[Path], machine: Sequence[Path], *, human_start_seconds: float = 0.0
+) -> LabelledClips:
+    """List both sides, and hold a tenth of the recordings out, with everything that was spoken on from them.
+
+    Args:
+        human: folders of recordings, best passed through the generator's codec (the generate stage with `mode: reconstruct`):
+            else the codec's noise is what is detected.
+        machine: folders of continuations, as the generate stage or `audiolm samples` writes them. Their prompts are excluded.
+        human_start_seconds: so much of the beginning of each human recording is left out.
+
+    Raises:
+        FileNotFoundError: if a folder is not there, with the command that makes it.
+        ValueError: if a human folder holds continuations, or too few recordings.
+    """
+    if human_start_seconds < 0:
+        raise ValueError(f"human_start_seconds must be at least 0, got {human_start_seconds}")
+    for folders, mode in ((human, "reconstruct"), (machine, "continue")):
+        missing = [folder for folder in folders if not folder.is_dir()]
+        if missing or not folders:
+            folder = missing[0] if missing else Path("FOLDER")
+            raise FileNotFoundError(f"There is no folder {folder}. Make it: `{_MAKE.format(mode=mode, folder=folder)}`")
+    originals = [clip for folder in human for clip in _recordings(folder, human_start_seconds)]
+    spoken = [clip for folder in machine for clip in _continuations(folder)]
+    both = [
+        (clip, label, recording_of(clip)) for label, clips in ((HUMAN, originals), (MACHINE, spoken)) for clip in clips
+    ]
+    return labelled(both, held_out=held_out(key for _, _, key in both))
+
+
+def recording_of(clip: Clip) -> str:
+    """Which recording a clip is of, or was spoken on from: the id without suffix, and without the place it was cut at."""
+    stem, suffix = os.path.splitext(clip.id)
+    return re.sub(r"@\d+$", "", stem if suffix == clip.path.suffix else clip.id)
+
+
+def _recordings(folder: Path, start_seconds: float) -> list[Clip]:
+    clips = []
+    for clip in folder_clips(folder):
+        row = clip.path.with_name(clip.path.name + ".json")
+        said = read_json(row, made_by="the generate stage") if row.is_file() else {}
+        if isinstance(said, dict) and said.get("prompt_samples"):
+            raise ValueError(
+                f"{clip.path} is a continuation (see {row.name}), in a folder that was named as human speech. Were --model.human "
+                "and --model.machine exchanged?"
+            )
+        skipped = round(start_seconds * clip.sample_rate_hz)
+        clips.append(replace(clip, start=clip.start + skipped, samples=max(0, clip.samples - skipped)))
+    return clips
+
+
+def _continuations(folder: Path) -> list[Clip]:
+    return [
+        Clip(p.id, p.path, p.seam, p.end - p.seam, p.sample_rate_hz, p.dc_offset, p.stamp)
+        for p in continuations([folder])
+    ]
