@@ -32,7 +32,9 @@ def tiny_detector(*, labels: tuple[str, ...] = ("human", "machine")) -> AudioCla
     return model
 
 
-def write_detector(path: Path, *, generator: str, model: AudioClassifier | None = None, stage: str = "detector") -> Path:
+def write_detector(
+    path: Path, *, generator: str, model: AudioClassifier | None = None, stage: str = "detector"
+) -> Path:
     """What the trainer of the detector stage would write."""
     model = model or tiny_detector()
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -78,7 +80,9 @@ def test_a_detector_comes_back_from_the_generator_as_it_was(shipped: Path) -> No
 def test_the_detector_changes_neither_the_generator_nor_its_digest(shipped: Path, tmp_path: Path) -> None:
     write_tiny_generator(tmp_path / "without")
     assert generator_digest(shipped) == generator_digest(tmp_path / "without")
-    spoken = [AudioLM.from_pretrained(f).unconditional(seconds=0.2, count=1)[0] for f in (shipped, tmp_path / "without")]
+    spoken = [
+        AudioLM.from_pretrained(f).unconditional(seconds=0.2, count=1)[0] for f in (shipped, tmp_path / "without")
+    ]
     assert torch.equal(spoken[0].audio, spoken[1].audio)
     (shipped / FILE).write_bytes(b"not a detector")
     AudioLM.from_pretrained(shipped)  # does not read it
@@ -92,7 +96,9 @@ def test_the_card_speaks_of_the_detector_once(shipped: Path) -> None:
 
 def test_another_generators_detector_is_refused(generator: Path, tmp_path: Path) -> None:
     path = write_detector(tmp_path / "best.ckpt", generator="f00d")
-    with pytest.raises(ForeignDetectorError, match=r"generator f00d, and .* is [0-9a-f]{12}: .*train the detector again"):
+    with pytest.raises(
+        ForeignDetectorError, match=r"generator f00d, and .* is [0-9a-f]{12}: .*train the detector again"
+    ):
         add_detector(generator, load_stage_checkpoint(path, stage="detector"), generator=generator_digest(generator))
     assert not (generator / FILE).exists()
 

@@ -63,7 +63,9 @@ def _print_table(found: "Sequence[Detection]", detector: "Detector", prior: floa
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"How likely the generator {_generator(detector)} made it, if {prior:.4g} of such files are its own")
+    table = Table(
+        title=f"How likely the generator {_generator(detector)} made it, if {prior:.4g} of such files are its own"
+    )
     for heading in ("file", "seconds", "windows", "probability", "least window", "greatest window"):
         table.add_column(heading, justify="left" if heading == "file" else "right", overflow="fold")
     for row in found:

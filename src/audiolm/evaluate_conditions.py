@@ -74,14 +74,11 @@ def condition_clips_of(
     clips: "Sequence[Clip] | None" = None,
 ) -> "dict[Kind, list[list[Clip]]]":
     """The chosen recordings (by default `chosen_clips`) under each condition: see `evaluation.conditions.condition_clips`."""
-    import torch
-
     from audiolm.evaluation.conditions import Protocol, condition_clips
 
     clips = chosen_clips(options) if clips is None else clips
     if not math.isfinite(options.seconds) or options.seconds <= 0:
         raise ValueError(f"--seconds must be positive and finite, got {options.seconds}")
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return condition_clips(
         clips,
         kinds,
@@ -94,6 +91,14 @@ def condition_clips_of(
             seconds=options.seconds,
             batch_size=options.batch_size,
         ),
-        device=automatic if options.device == "auto" else options.device,
+        device=device_of(options),
         progress=progress,
     )
+
+
+def device_of(options: argparse.Namespace) -> str:
+    """What `--device` means here."""
+    import torch
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return automatic if options.device == "auto" else str(options.device)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.evaluate_abx import add_abx
+from audiolm.evaluate_detector import add_detector
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_listening import add_listening
 from audiolm.evaluate_prosody import add_prosody
+from audiolm.evaluate_speaker import add_speaker
 from audiolm.evaluate_units import add_units
 from audiolm.evaluate_zerospeech import add_zerospeech
 from audiolm.manifest import SPLITS
@@ -47,6 +49,8 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_listening(commands)
     add_zerospeech(commands)
     add_prosody(commands)
+    add_speaker(commands)
+    add_detector(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ import torch
 from audiolm.audio import audio_info, read_prompt
 from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
 from audiolm.evaluation.audio_classifier import AudioClassifier
+from audiolm.evaluation.detector_clips import HUMAN, MACHINE
 from audiolm.evaluation.windowed import aggregate, window_log_probabilities, window_starts
 from audiolm.generator.detector_file import FILE, read_detector
 
-HUMAN, MACHINE = "human", "machine"
 SHORTEST_SECONDS = 1.0
 LIMITS = (
     "It knows the continuations of one generator, and recordings that passed the same codec. Of other generators' speech, and of "
@@ -104,6 +104,8 @@ def detect(model: AudioClassifier, path: Path, *, prior: float = 0.5, device: st
         file=str(path),
         seconds=len(audio) / model.sample_rate_hz,
         probability=with_prior(float(aggregate(windows)[machine]), prior),
-        starts=tuple(at / model.sample_rate_hz for at in window_starts(len(audio), sample_rate_hz=model.sample_rate_hz)),
+        starts=tuple(
+            at / model.sample_rate_hz for at in window_starts(len(audio), sample_rate_hz=model.sample_rate_hz)
+        ),
         curve=tuple(with_prior(value, prior) for value in windows.exp()[:, machine].tolist()),
     )

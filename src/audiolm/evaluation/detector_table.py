@@ -14,7 +14,7 @@ from audiolm.evaluation.audio_classifier import AudioClassifier
 from audiolm.evaluation.bootstrap import bootstrap_interval
 from audiolm.evaluation.classified import Case, Classified, classify, require_long_enough
 from audiolm.evaluation.clips import Clip, clips_digest
-from audiolm.evaluation.detection import HUMAN, MACHINE
+from audiolm.evaluation.detector_clips import HUMAN, MACHINE
 from audiolm.evaluation.detector_picture import detector_picture
 from audiolm.evaluation.roc import Roc, calibration_error, roc
 from audiolm.evaluation.row_files import claim
@@ -87,9 +87,7 @@ def detector_cases(
         seconds = min(clip.samples / clip.sample_rate_hz for clip in (*spoken, *after))
         spoken, after = ([_first(clip, seconds) for clip in clips] for clips in (spoken, after))
         cases += [Case("continuation", sampling, MACHINE, clip) for sampling, clip in enumerate(spoken)]
-        cases += [
-            Case(kind, 0, HUMAN, clip) for kind, clip in zip(("reconstruction", "original"), after, strict=True)
-        ]
+        cases += [Case(kind, 0, HUMAN, clip) for kind, clip in zip(("reconstruction", "original"), after, strict=True)]
     return cases
 
 

@@ -28,7 +28,9 @@ class Roc:
     @property
     def equal_error_threshold(self) -> float:
         """The score at which the error rates are equal."""
-        return _crossing(self.false_positives, 1 - self.true_positives, np.append(self.thresholds[1], self.thresholds[1:]))
+        return _crossing(
+            self.false_positives, 1 - self.true_positives, np.append(self.thresholds[1], self.thresholds[1:])
+        )
 
 
 def roc(positives: ArrayLike, negatives: ArrayLike) -> Roc:

@@ -12,17 +12,26 @@ from torch import Tensor
 
 from audiolm.evaluation.bootstrap import bootstrap_interval
 from audiolm.evaluation.classified import Case
-from audiolm.evaluation.clips import Clip
+from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.roc import roc
+from audiolm.evaluation.row_files import claim
+from audiolm.files import write_json
 
 PROMPT, WHOLE = "prompt", "original"
 CONDITIONS = ("reconstruction", "acoustic", "continuation")
 MOST_PAIRS = 200_000  # of two recordings, of each kind
+PROTOCOL = {
+    "reconstruction": "with its recording",
+    "acoustic": "with its recording, whose units it says",
+    "continuation": "with its prompt, as it was recorded",
+    "same speaker": "two different whole recordings of one speaker",
+    "different speakers": "whole recordings of two",
+    "accepted": "share at or above the similarity at which same and different speakers are confused equally often",
+    "interval": "95 %, bootstrap over speakers",
+}
 NOTE = (
-    "Cosine of speaker vectors. A reconstruction and an acoustic generation are compared with their recording, a continuation with "
-    "its prompt as it was recorded. Same and different speakers: pairs of whole recordings; a prompt is shorter, so a perfect "
-    "continuation may stay below `same speaker`. Accepted: share above the similarity at which same and different speakers are "
-    "confused equally often. Intervals: 95 %, bootstrap over speakers."
+    "Cosine of speaker vectors. A prompt is shorter than a recording, so a perfect continuation may stay below `same speaker`. The "
+    "paper has no such measure."
 )
 
 
@@ -62,18 +71,15 @@ class Similarities:
     equal_error_rate: float | None  # None without both kinds of pairs
     threshold: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "note": NOTE}
-
 
 def measure_similarity(
     voices: Voices,
     cases: Sequence[Case],
     originals: Sequence[Clip],
     speakers: Mapping[str, str],
-    file: Path,
+    out: Path,
     *,
+    about: Mapping[str, Any],
     prompt_seconds: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Similarities:
@@ -83,17 +89,23 @@ def measure_similarity(
         cases: generated clips; those of the originals are passed over.
         originals: whole recordings, of which `cases` were made.
         speakers: of the originals, by id.
-        file: `xvectors.jsonl` of a folder that was claimed for these vectors and clips; a killed run goes on from it.
+        out: folder for `settings.json`, `xvectors.jsonl`, `summary.json`; a killed run goes on from it.
+        about: what the numbers depend on besides the clips: digests of vectors and generator.
+        prompt_seconds: of continuations.
 
     Raises:
-        ValueError: for clips too short for a vector, before the first is embedded; or a damaged file.
+        ValueError: for clips too short for a vector, before the first is embedded; for an `out` that holds measurements of other
+            things, or is damaged.
     """
     clips = {(WHOLE, 0, clip.id): clip for clip in originals}
     generated = [case for case in cases if case.condition in CONDITIONS]
     clips |= {(case.condition, case.sampling, case.clip.id): case.clip for case in generated}
     if any(case.condition == "continuation" for case in generated):
         clips |= {(PROMPT, 0, clip.id): _beginning(clip, prompt_seconds) for clip in originals}
-    vectors = _embedded(voices, clips, file, progress)
+    _require_long_enough(voices, clips)
+    settings = {**about, "prompt_seconds": prompt_seconds, "clips_digest": clips_digest([*clips.values()])}
+    claim(out, settings, verb="speaker", files=("xvectors.jsonl",))
+    vectors = _embedded(voices, clips, out / "xvectors.jsonl", progress)
     compared: dict[str, list[tuple[str, float]]] = {}
     for case in generated:
         reference = vectors[PROMPT if case.condition == "continuation" else WHOLE, 0, case.clip.id]
@@ -101,7 +113,11 @@ def measure_similarity(
         compared.setdefault(case.condition, []).append((speakers[case.clip.id], likeness))
     ids = [clip.id for clip in originals]
     whole = np.stack([vectors[WHOLE, 0, id_] for id_ in ids])
-    return _summary(compared, *pairs_of(whole, [speakers[id_] for id_ in ids]))
+    found = _summary(compared, *pairs_of(whole, [speakers[id_] for id_ in ids]))
+    rates = {"equal_error_rate": found.equal_error_rate, "threshold": found.threshold}
+    rows = [asdict(row) for row in found.rows]
+    write_json(out / "summary.json", {"rows": rows, **rates, "protocol": PROTOCOL, "settings": settings, "note": NOTE})
+    return found
 
 
 Pairs = list[tuple[str, float]]
@@ -148,18 +164,6 @@ Key = tuple[str, int, str]
 def _embedded(
     voices: Voices, clips: Mapping[Key, Clip], file: Path, progress: Callable[[int, int], None]
 ) -> dict[Key, NDArray[np.float64]]:
-    short = [
-        (key, clip)
-        for key, clip in clips.items()
-        if clip.samples * voices.sample_rate_hz < voices.shortest_samples * clip.sample_rate_hz
-    ]
-    if short:
-        (condition, _, id_), clip = short[0]
-        raise ValueError(
-            f"{len(short)} of {len(clips)} clips are too short for a speaker vector, such as {id_} ({condition}: "
-            f"{clip.samples / clip.sample_rate_hz:.2f} s of {voices.shortest_samples / voices.sample_rate_hz:.2f} s). Choose longer "
-            "recordings with --least-seconds, or a longer --prompt-seconds."
-        )
     vectors = _read(file)
     vectors = {key: vector for key, vector in vectors.items() if key in clips}
     text = "".join(_line(key, vector) for key, vector in vectors.items())
@@ -173,6 +177,21 @@ def _embedded(
                 lines.flush()
             progress(len(vectors), len(clips))
     return vectors
+
+
+def _require_long_enough(voices: Voices, clips: Mapping[Key, Clip]) -> None:
+    short = [
+        (key, clip)
+        for key, clip in clips.items()
+        if clip.samples * voices.sample_rate_hz < voices.shortest_samples * clip.sample_rate_hz
+    ]
+    if short:
+        (condition, _, id_), clip = short[0]
+        raise ValueError(
+            f"{len(short)} of {len(clips)} clips are too short for a speaker vector, such as {id_} ({condition}: "
+            f"{clip.samples / clip.sample_rate_hz:.2f} s of {voices.shortest_samples / voices.sample_rate_hz:.2f} s). Choose longer "
+            "recordings with --least-seconds, or a longer --prompt-seconds."
+        )
 
 
 def _line(key: Key, vector: NDArray[np.float64]) -> str:

@@ -20,8 +20,14 @@ def speaker_picture(rows: "Sequence[Accuracy]") -> bytes:
         axes = figure.add_subplot()
         names = [row.condition for row in rows]
         values = [100 * row.accuracy for row in rows]
-        lows = [value - 100 * (row.accuracy if row.low is None else row.low) for row, value in zip(rows, values, strict=True)]
-        highs = [100 * (row.accuracy if row.high is None else row.high) - value for row, value in zip(rows, values, strict=True)]
+        lows = [
+            value - 100 * (row.accuracy if row.low is None else row.low)
+            for row, value in zip(rows, values, strict=True)
+        ]
+        highs = [
+            100 * (row.accuracy if row.high is None else row.high) - value
+            for row, value in zip(rows, values, strict=True)
+        ]
         axes.errorbar(
             names, values, yerr=[[max(0.0, low) for low in lows], [max(0.0, high) for high in highs]],
             fmt="o", color=BLUE, markersize=5, capsize=3, label="ours, 95 %",

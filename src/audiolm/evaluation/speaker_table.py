@@ -102,7 +102,6 @@ def measure_speakers(
     out: Path,
     *,
     about: Mapping[str, Any],
-    similarity: Callable[[], Mapping[str, Any]] | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Accuracy]:
@@ -112,7 +111,6 @@ def measure_speakers(
         cases: of `speaker_cases`.
         out: folder for `settings.json`, `files.csv`, `speakers.csv`, `confusions.csv`, `summary.json`, `speaker.svg`.
         about: what the numbers depend on besides the clips: digests of classifier and generator.
-        similarity: a second measure, for the summary.
 
     Raises:
         ValueError: for clips that are too short, or an `out` that holds measurements of other things.
@@ -130,7 +128,6 @@ def measure_speakers(
     summary = {
         "rows": [asdict(row) for row in found],
         "confusions": [asdict(row) for row in wrong[:MOST_CONFUSIONS]],
-        "similarity": similarity() if similarity else None,
         "protocol": PROTOCOL,
         "settings": {**settings, "speakers_known": len(model.labels), "speakers": len({row.truth for row in rows})},
         "note": NOTE,

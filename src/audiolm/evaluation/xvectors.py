@@ -71,7 +71,9 @@ class SpeakerVectors:
                 f"The weights of the speaker model {name!r} are missing, damaged or do not fit its config.json: "
                 f"{_first_line(error)}. Copy or download the whole folder again."
             ) from error
-        missing = sorted(key for key in report["missing_keys"] if key not in _UNUSED and not key.startswith("objective"))
+        missing = sorted(
+            key for key in report["missing_keys"] if key not in _UNUSED and not key.startswith("objective")
+        )
         if missing:
             raise ValueError(
                 f"{len(missing)} weights of the speaker model {name!r} are not in its files, {missing[0]} for one, and would be "
@@ -122,4 +124,6 @@ class SpeakerVectors:
         return nn.functional.normalize(vector, dim=0)
 
 
-_UNUSED = UNUSED_WEIGHTS | {f"{name}.{weight}" for name in ("wavlm", "wav2vec2", "unispeech_sat") for weight in UNUSED_WEIGHTS}
+_UNUSED = UNUSED_WEIGHTS | {
+    f"{name}.{weight}" for name in ("wavlm", "wav2vec2", "unispeech_sat") for weight in UNUSED_WEIGHTS
+}

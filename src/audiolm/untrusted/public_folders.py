@@ -89,7 +89,9 @@ def require_fits_files(name: str, config: Any, *, make: Callable[[], Any] | None
     shapes = [safetensors_shapes(path) for path in paths if path.suffix == ".safetensors"]
     weights = sum(map(len, shapes)) if shapes else MOST_WEIGHTS
     bytes_there = sum(path.stat().st_size for path in paths) if paths else MOST_NUMBERS
-    model: nn.Module = outline(make or (lambda: AutoModel.from_config(config)), weights=weights, what=f"the model {name!r}")
+    model: nn.Module = outline(
+        make or (lambda: AutoModel.from_config(config)), weights=weights, what=f"the model {name!r}"
+    )
     asked = sum(parameter.numel() for parameter in model.parameters())
     if asked > bytes_there:
         raise ValueError(
