@@ -73,8 +73,10 @@ def test_a_detector_comes_back_from_the_generator_as_it_was(shipped: Path) -> No
     found, model = load_detector(shipped), tiny_detector()
     audio = tones_and_noise(RATE)[None]
     assert torch.equal(found.model(audio), model(audio))
-    assert found.model.labels == ("human", "machine") and float(found.model.temperature) == pytest.approx(1.7)
-    assert found.checkpoint.step == 7 and found.checkpoint.stage == "detector"
+    assert found.model.labels == ("human", "machine")
+    assert float(found.model.temperature) == pytest.approx(1.7)
+    assert found.checkpoint.step == 7
+    assert found.checkpoint.stage == "detector"
 
 
 def test_the_detector_changes_neither_the_generator_nor_its_digest(shipped: Path, tmp_path: Path) -> None:
@@ -91,7 +93,8 @@ def test_the_detector_changes_neither_the_generator_nor_its_digest(shipped: Path
 def test_the_card_speaks_of_the_detector_once(shipped: Path) -> None:
     add_detector(shipped, read_detector(shipped), generator=generator_digest(shipped))
     card = (shipped / "README.md").read_text()
-    assert card.startswith("# AudioLM generator\n\n") and card.count("## Detector") == 1
+    assert card.startswith("# AudioLM generator\n\n")
+    assert card.count("## Detector") == 1
 
 
 def test_another_generators_detector_is_refused(generator: Path, tmp_path: Path) -> None:
@@ -122,8 +125,10 @@ def test_composing_again_takes_the_detector_along_and_keeps_the_digest(
     write_detector(checkpoint, generator="0" * 64)
     capsys.readouterr()
     run_verb(["compose", "--root", str(root)])
-    assert "without a detector" in (said := capsys.readouterr().out) and "000000000000" in said
-    assert not (root / "generator" / FILE).exists() and str(root / "generator") in said
+    assert "without a detector" in (said := capsys.readouterr().out)
+    assert "000000000000" in said
+    assert not (root / "generator" / FILE).exists()
+    assert str(root / "generator") in said
     with pytest.raises(ForeignDetectorError):
         run_verb(["compose", "--root", str(root), "--detector"])
 
@@ -134,13 +139,15 @@ def test_a_file_is_judged_by_all_its_windows(shipped: Path, recording: Path) -> 
     windows = window_log_probabilities(model, read_prompt(recording, sample_rate_hz=RATE))
     assert found.probability == pytest.approx(float(aggregate(windows)[1]), abs=1e-6)
     assert found.curve == pytest.approx(windows.exp()[:, 1].tolist(), abs=1e-6)
-    assert found.starts == (0.0, 0.25, 0.5, 0.6) and found.seconds == pytest.approx(1.6)
+    assert found.starts == (0.0, 0.25, 0.5, 0.6)
+    assert found.seconds == pytest.approx(1.6)
 
 
 @pytest.mark.parametrize(("probability", "prior", "expected"), [(0.7, 0.5, 0.7), (0.5, 0.1, 0.1), (0.9, 0.1, 0.5)])
 def test_a_prior_is_bayes_rule(probability: float, prior: float, expected: float) -> None:
     assert with_prior(probability, prior) == pytest.approx(expected)
-    assert with_prior(0.0, prior) == 0.0 and with_prior(1.0, prior) == 1.0
+    assert with_prior(0.0, prior) == 0.0
+    assert with_prior(1.0, prior) == 1.0
 
 
 def test_the_verb_prints_a_table_and_its_limits(
@@ -149,7 +156,8 @@ def test_the_verb_prints_a_table_and_its_limits(
     run_verb(["detect", str(recording), "--generator", str(shipped)])
     printed = capsys.readouterr().out
     assert f"{detect(load_detector(shipped).model, recording).probability:.4f}" in printed
-    assert all(limit in printed for limit in LIMITS) and "if 0.5 of such files" in printed
+    assert all(limit in printed for limit in LIMITS)
+    assert "if 0.5 of such files" in printed
 
 
 def test_json_and_csv_have_every_window_and_the_prior_moves_them(
@@ -160,13 +168,15 @@ def test_json_and_csv_have_every_window_and_the_prior_moves_them(
     even = json.loads(capsys.readouterr().out)
     run_verb([*command, "--prior", "0.01", "--csv", str(tmp_path / "curve.csv")])
     rare = json.loads(capsys.readouterr().out)
-    assert rare["prior"] == 0.01 and rare["detector"]["generator"] == generator_digest(shipped)
+    assert rare["prior"] == 0.01
+    assert rare["detector"]["generator"] == generator_digest(shipped)
     for old, new in zip(even["rows"][0]["windows"], rare["rows"][0]["windows"], strict=True):
         assert new["probability"] == pytest.approx(with_prior(old["probability"], 0.01))
     with open(tmp_path / "curve.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["probability"]) for row in rows] == [w["probability"] for w in rare["rows"][0]["windows"]]
-    assert rows[1]["start_seconds"] == "0.25" and rows[1]["file"] == str(recording)
+    assert rows[1]["start_seconds"] == "0.25"
+    assert rows[1]["file"] == str(recording)
 
 
 def test_what_cannot_be_judged_is_refused_before_anything_is(shipped: Path, recording: Path, tmp_path: Path) -> None:

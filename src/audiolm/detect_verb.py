@@ -86,7 +86,10 @@ def _as_json(found: "Sequence[Detection]", detector: "Detector", prior: float, l
         }
         for row in found
     ]
-    made_by = {"digest": detector.checkpoint.digest, "generator": detector.checkpoint.sources.get("generator")}
+    made_by: dict[str, Any] = {
+        "digest": detector.checkpoint.digest,
+        "generator": detector.checkpoint.sources.get("generator"),
+    }
     made_by |= {"step": detector.checkpoint.step, "temperature": float(detector.model.temperature)}
     return {"rows": rows, "prior": prior, "detector": made_by, "limits": list(limits)}
 

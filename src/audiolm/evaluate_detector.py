@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from audiolm.evaluate_conditions import add_condition_options, chosen_clips, condition_clips_of, device_of
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def add_detector(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to those of `audiolm evaluate`."""
     help = (
-        "how well a detector tells continuations from recordings that passed the codec, and from those that did not -> files.csv, "
-        "roc.csv, summary.json, detector.svg"
+        "how well a detector tells continuations from recordings that passed the codec, and from those that did not -> "
+        "files.csv, roc.csv, summary.json, detector.svg"
     )
     detector = commands.add_parser("detector", help=help, description=help)
     detector.set_defaults(run=_detector)
@@ -37,7 +37,7 @@ def _detector(options: argparse.Namespace) -> None:
     path = options.detector or options.root / "detector" / "best.ckpt"
     found = load_detector(path)
     generator = generator_digest(options.generator or options.root / "generator")
-    about = {"detector": found.checkpoint.digest, "generator": generator}
+    about: dict[str, Any] = {"detector": found.checkpoint.digest, "generator": generator}
     about |= {"trained_on": found.checkpoint.sources.get("generator")}
     about |= {name: getattr(options, name) for name in ("samplings", "seed", "prompt_seconds")}
     clips = chosen_clips(options)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ HISTOGRAM_BINS = 20
 
 
 def detector_picture(
-    curves: Mapping[str, Roc], scores: Mapping[str, NDArray[np.float64]], *, titles: Mapping[str, str]
+    curves: Mapping[Any, Roc], scores: Mapping[str, NDArray[np.float64]], *, titles: Mapping[Any, str]
 ) -> bytes:
     """Draw both, as SVG.
 

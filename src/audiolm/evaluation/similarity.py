@@ -30,8 +30,8 @@ PROTOCOL = {
     "interval": "95 %, bootstrap over speakers",
 }
 NOTE = (
-    "Cosine of speaker vectors. A prompt is shorter than a recording, so a perfect continuation may stay below `same speaker`. The "
-    "paper has no such measure."
+    "Cosine of speaker vectors. A prompt is shorter than a recording, so a perfect continuation may stay below `same speaker`. "
+    "The paper has no such measure."
 )
 
 
@@ -189,8 +189,8 @@ def _require_long_enough(voices: Voices, clips: Mapping[Key, Clip]) -> None:
         (condition, _, id_), clip = short[0]
         raise ValueError(
             f"{len(short)} of {len(clips)} clips are too short for a speaker vector, such as {id_} ({condition}: "
-            f"{clip.samples / clip.sample_rate_hz:.2f} s of {voices.shortest_samples / voices.sample_rate_hz:.2f} s). Choose longer "
-            "recordings with --least-seconds, or a longer --prompt-seconds."
+            f"{clip.samples / clip.sample_rate_hz:.2f} s of {voices.shortest_samples / voices.sample_rate_hz:.2f} s). Choose "
+            "longer recordings with --least-seconds, or a longer --prompt-seconds."
         )
 
 

@@ -62,8 +62,8 @@ def asked_clips(
     clips = sorted((c for c, _ in known if all_recordings or c.id in held_out), key=lambda clip: clip.id)
     if not held_out:
         raise ValueError(
-            f"of {len(known)} recordings of {source}{f' ({of_split} split)' if of_split else ''} none is held out: the classifier "
-            "trained on all of them. Name another split with --split, or a folder of other recordings of its speakers with --data."
+            f"of {len(known)} recordings of {source}{f' ({of_split} split)' if of_split else ''} none is held out: the "
+            "classifier trained on all of them. Name another split with --split, or other recordings of its speakers with --data."
         )
     return Asked(clips, speakers, held_out)
 
@@ -73,7 +73,7 @@ def _require_known(speakers: dict[str, str], labels: Collection[str], source: Pa
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(set(speakers.values()))} speakers of {source} are not among the {len(labels)} that the "
-            f"classifier knows ({', '.join(sorted(labels)[:3])}, …), such as {', '.join(unknown[:3])}: it could only be wrong about "
-            "them. Train the speaker stage on recordings of theirs too (`--model.data` of stages/speaker.yaml), or name recordings "
-            "of speakers it knows."
+            f"classifier knows ({', '.join(sorted(labels)[:3])}, …), such as {', '.join(unknown[:3])}: it could only be wrong "
+            "about them. Train the speaker stage on recordings of theirs too (`--model.data` of stages/speaker.yaml), or name "
+            "recordings of speakers it knows."
         )

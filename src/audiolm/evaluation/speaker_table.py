@@ -33,9 +33,9 @@ PROTOCOL = {
     "chance": "one over the number of speakers that the classifier knows",
 }
 NOTE = (
-    f"The paper (Table III): {PAPER_SPEAKERS} speakers of LibriSpeech, recordings of 4 to 10 s, three samplings. It does not state "
-    "how windows are aggregated, nor whether the recordings behind the conditions are held out from the classifier; ours are, "
-    "unless `settings` says that all recordings were used. Fewer speakers are easier to tell apart: compare with chance."
+    f"The paper (Table III): {PAPER_SPEAKERS} speakers of LibriSpeech, recordings of 4 to 10 s, three samplings. It does not "
+    "state how windows are aggregated, nor whether the recordings behind the conditions are held out from the classifier; ours "
+    "are, unless `settings` says that all recordings were used. Fewer speakers are easier to tell apart: compare with chance."
 )
 
 

@@ -51,8 +51,8 @@ class SpeakerVectors:
         heads = [text for text in config.architectures or [] if text.endswith("ForXVector")]
         if config.model_type not in MODELS or not heads:
             raise ValueError(
-                f"{name!r} ({config.model_type}, {', '.join(config.architectures or ['no architecture'])}) has no head for speaker "
-                f"vectors. Name a model ForXVector of {', '.join(MODELS)}, such as microsoft/wavlm-base-plus-sv."
+                f"{name!r} ({config.model_type}, {', '.join(config.architectures or ['no architecture'])}) has no head for "
+                f"speaker vectors. Name a model ForXVector of {', '.join(MODELS)}, such as microsoft/wavlm-base-plus-sv."
             )
         require_harmless(plain(config.to_dict()), what=f"the configuration of {name!r}")
         normalize = _normalizes(name, config)

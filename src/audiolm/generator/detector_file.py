@@ -35,9 +35,9 @@ def add_detector(folder: Path, checkpoint: StageCheckpoint, *, generator: str) -
     theirs = checkpoint.sources.get("generator")
     if theirs != generator:
         raise ForeignDetectorError(
-            f"The detector was trained on the continuations of the generator {str(theirs)[:12]}, and {folder} is {generator[:12]}: "
-            "it would not know its voice. Continue recordings with this generator and train the detector again "
-            "(`make detector`)."
+            f"The detector was trained on the continuations of the generator {str(theirs)[:12]}, and {folder} is "
+            f"{generator[:12]}: it would not know its voice. Continue recordings with this generator and train the detector "
+            "again (`make detector`)."
         )
     about = {"format": FORMAT, "config": checkpoint.config, "sources": checkpoint.sources, "step": checkpoint.step}
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.weights.items()}
@@ -70,7 +70,7 @@ def read_detector(path: Path) -> StageCheckpoint:
         safetensors_shapes(path)  # its size is checked before `safetensors` parses it
         with safe_open(str(path), framework="pt") as file:
             about = parse_json((file.metadata() or {}).get(HEADER, "null"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}). Copy it again, or add the detector once more.") from error
     checkpoint = _described(about, path)
