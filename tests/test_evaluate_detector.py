@@ -214,8 +214,8 @@ def test_measuring_says_how_far_it_is(recordings: Path, root: Path, tmp_path: Pa
     from audiolm.evaluation.detection import load_detector
 
     clips = folder_clips(recordings)
-    cases = [Case(kind, 0, "human", clip) for kind in ("reconstruction", "original") for clip in clips[:2]]
-    cases += [Case("continuation", 0, "machine", clip) for clip in clips[2:]]
+    truths = {"continuation": "machine", "reconstruction": "human", "original": "human"}
+    cases = [Case(kind, 0, truth, clip) for clip in clips[:2] for kind, truth in truths.items()]
     seen: list[tuple[int, int]] = []
     table = measure_detector(
         load_detector(root / "detector" / "best.ckpt").model,
