@@ -25,10 +25,19 @@ from audiolm.stages.codec import CodecStage
 from audiolm.stages.detokenizer import DetokenizerStage
 from audiolm.stages.encoder import EncoderStage
 from audiolm.stages.global_batch import share_batches
+from audiolm.stages.speaker import SpeakerStage
 from audiolm.stages.tokenizer import TokenizerStage
 from datamodules import LibriLightDataModule
 
-STEPS = {"codec": 10, "w2v-bert": 4, "best-rq": 3, "hubert": 3, "detokenizer_codes": 3, "detokenizer_units": 2}
+STEPS = {
+    "codec": 10,
+    "w2v-bert": 4,
+    "best-rq": 3,
+    "hubert": 3,
+    "detokenizer_codes": 3,
+    "detokenizer_units": 2,
+    "speaker": 5,
+}
 STAGES = ("tokenizer", *STEPS)
 encoder.STATISTICS_BATCHES = 8  # the corpus is small
 DISCRIMINATORS = DiscriminatorConfig(stft_channels=2, wave_channels=4, wave_max_channels=8, wave_scales=1)
@@ -51,7 +60,7 @@ class Losses(Logger):
 
 
 def stage(name: str, root: Path, *, given: Path) -> StageModule:
-    """A tiny stage without dropout; `given`: the folder of the codec and tokenizer that detokenizers need."""
+    """A tiny stage without dropout; `given`: the folder of the codec and tokenizer that detokenizers need, or of the manifest."""
     torch.manual_seed(0)
     adversarial: dict[str, Any] = {"discriminators": DISCRIMINATORS, "mel_windows": (64, 256), "warmup_steps": 2}
     if name == "codec":  # k-means after two steps; the discriminators start; entries die
@@ -64,6 +73,9 @@ def stage(name: str, root: Path, *, given: Path) -> StageModule:
         sizes_ = {"levels": 3, "channels": 2, "dim": 8, "strides": (4, 4, 8), "discriminator_start": 1}
         sizes_ |= {"strides": (4, 4, 5, 8)} if name.endswith("units") else {}
         return DetokenizerStage(stage=name, source=str(source), root=str(root), **sizes_, **adversarial)  # type: ignore[arg-type]
+    if name == "speaker":
+        manifest = [str(given / "manifest.jsonl")]
+        return SpeakerStage(data=manifest, channels=(4, 8, 8), warmup_steps=2, learning_rate=1e-3, root=str(root))
     if name == "tokenizer":
         return TokenizerStage(
             encoder=EncoderConfig(kind="mfcc"), clusters=8, levels=2, iterations=5, max_frames=150, root=str(root)
@@ -84,7 +96,7 @@ def stage(name: str, root: Path, *, given: Path) -> StageModule:
 
 def train(name: str, corpus: Path, root: Path, *, given: Path, processes: int) -> dict[str, Any]:
     """Train a stage on batches of four: its losses and its weights at the end."""
-    losses, module = Losses(), stage(name, root, given=given)
+    losses, module = Losses(), stage(name, root, given=corpus if name == "speaker" else given)
     options = {"devices": processes, "strategy": "ddp", "plugins": [LightningEnvironment()]} if processes > 1 else {}
     trainer = L.Trainer(
         **options,  # type: ignore[arg-type]
@@ -105,7 +117,10 @@ def train(name: str, corpus: Path, root: Path, *, given: Path, processes: int) -
         use_distributed_sampler=False,
     )
     seconds = 0.25 if name == "codec" or name.startswith("detokenizer") else 1.6
-    data = LibriLightDataModule(view="waveform", window_seconds=seconds, batch_size=4, workers=0, root=str(corpus))
+    view: Any = "waveform"
+    if name == "speaker":
+        seconds, view = 1.0, "labelled"
+    data = LibriLightDataModule(view=view, window_seconds=seconds, batch_size=4, workers=0, root=str(corpus))
     share_batches(trainer, module, data)
     trainer.fit(module, datamodule=data)
     if processes == 1:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tones_and_noise
 from torch import Tensor, nn
@@ -58,13 +59,15 @@ def test_the_network_is_the_papers() -> None:
     ]
 
 
-@given(gain=st.floats(0.01, 1.0), offset=st.floats(-0.3, 0.3))
-@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize(("gain", "offset"), [(0.01, 0.3), (0.5, 0.0), (1.0, -0.2)])
 def test_loudness_and_constant_offset_are_not_heard(gain: float, offset: float) -> None:
-    model, audio = tiny().eval(), tones_and_noise(16000)[None]
-    torch.testing.assert_close(model(gain * audio + offset), model(audio), atol=1e-3, rtol=1e-3)  # of float32 spectra
-    other = tones_and_noise(16000, seed=5)[None]
-    assert not torch.allclose(model(other), model(audio), atol=1e-3)  # while other sounds are
+    model = tiny()
+    for _ in range(10):  # moves the running statistics
+        model(torch.stack([tones_and_noise(16000, seed=seed) for seed in range(4)]))
+    audio, other = tones_and_noise(16000)[None], tones_and_noise(16000, seed=5)[None]
+    wanted = model.eval()(audio)
+    torch.testing.assert_close(model(gain * audio + offset), wanted, atol=1e-5, rtol=0)  # float32; measured: 1e-6
+    assert not torch.allclose(model(other), wanted, atol=1e-3)  # while other sounds are
 
 
 @pytest.mark.parametrize("shape", [(16000,), (2, 15999), (2, 16001), (2, 1, 16000)])
@@ -219,9 +222,7 @@ def test_what_is_shorter_than_a_second_is_left_out_by_name(tone_corpus: Path, tm
     folder = Path(shutil.copytree(tone_corpus, tmp_path / "corpus"))
     write_audio(folder / "speaker1" / "brief.flac", tones_and_noise(15999), sample_rate_hz=16000)
     known = speaker_clips([folder])
-    assert known.too_short == known.as_dict()["too_short"] == ("speaker1/brief.flac",) or known.too_short == (
-        "speaker1/brief.flac",
-    )
+    assert known.as_dict()["too_short"] == ["speaker1/brief.flac"]
     assert len(known.clips) == 12
 
 
@@ -358,7 +359,7 @@ def made(both_sides: tuple[Path, Path], run_stage_of: Run, tmp_path_factory: pyt
 
 
 def options(sides: tuple[Path, Path]) -> list[str]:
-    training = ["--trainer.max_steps", "12", "--trainer.val_check_interval", "6", "--resume.every_n_train_steps", "4"]
+    training = ["--trainer.max_steps", "40", "--trainer.val_check_interval", "20", "--resume.every_n_train_steps", "10"]
     rate = ["--model.learning_rate", "0.02", "--model.warmup_steps", "2", "--data.batch_size", "8"]
     return ["--model.human", f"[{sides[0]}]", "--model.machine", f"[{sides[1]}]", *training, *rate]
 
@@ -383,7 +384,7 @@ def test_a_stopped_detector_goes_on_as_if_it_had_not_been(
 
     more = ("--trainer.precision", "32-true", "--ckpt_path", "last")
     with pytest.raises(SystemExit):
-        run_stage_of("detector", tmp_path, *options(both_sides), *more, *ask_options(15, 8))
+        run_stage_of("detector", tmp_path, *options(both_sides), *more, *ask_options(signal.SIGTERM, 15))
     assert not (tmp_path / "detector" / "done.json").exists()
     run_stage_of("detector", tmp_path, *options(both_sides), *more)
     assert not differences(last_state(tmp_path / "detector"), last_state(made / "detector"))

@@ -93,10 +93,10 @@ class ClassifierStage(FiniteSteps):
         if self.global_rank == 0:
             write_json(self.folder / "split.json", known.as_dict())
         trained, held_out = known.part(held_out=False), known.part(held_out=True)
-        short = f"; {len(known.too_short)} shorter than a second are left out" if known.too_short else ""
+        short = f", {len(known.too_short)} shorter than a second left out" if known.too_short else ""
         self.print(
-            f"{self.name}: {len(known.labels)} classes; {len(trained.clips)} recordings ({trained.seconds / 60:.1f} min) to "
-            f"train on, {len(held_out.clips)} ({held_out.seconds / 60:.1f} min) held out{short} (see {self.folder / 'split.json'})"
+            f"{self.name}: {len(known.labels)} classes, {len(trained.clips)} recordings ({trained.seconds / 60:.1f} min) to "
+            f"train on, {len(held_out.clips)} ({held_out.seconds / 60:.1f} min) held out{short}"
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
