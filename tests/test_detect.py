@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from torch import nn
 from audiolm.audio import AudioError, read_prompt, write_audio
 from audiolm.checkpoint import HEADER, header, load_stage_checkpoint
 from audiolm.evaluation.audio_classifier import AudioClassifier, ClassifierConfig
+from audiolm.evaluation.clips import split_clips
+from audiolm.evaluation.conditions import Protocol, condition_clips
 from audiolm.evaluation.detection import LIMITS, detect, load_detector, with_prior
 from audiolm.evaluation.windowed import aggregate, window_log_probabilities
 from audiolm.generator import AudioLM
@@ -246,3 +249,28 @@ def test_a_strangers_detector_runs_no_code_and_is_checked(shipped: Path, tmp_pat
     os.truncate(shipped / FILE, 100)
     with pytest.raises(ValueError, match="damaged"):
         load_detector(shipped)
+
+
+def test_a_detector_goes_from_its_stage_into_the_generator_and_is_measured(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, protocol = tmp_path / "chain", Protocol(samplings=1, prompt_seconds=0.5, seconds=1.1)
+    shutil.copytree(chain, root)
+    digest = generator_digest(root / "generator")
+    clips = split_clips(root / "manifest.jsonl", "train", limit=5)
+    folder, kinds = root / "evaluation" / "audio-train", ("reconstruction", "continuation")
+    condition_clips(clips, kinds, generator=root / "generator", folder=folder, protocol=protocol)
+    run_stage_of("detector", root, "--trainer.precision", "32-true")
+    checkpoint = load_stage_checkpoint(root / "detector" / "best.ckpt", stage="detector")
+    assert checkpoint.sources["generator"] == digest
+    run_verb(["compose", "--root", str(root), "--detector"])
+    run_verb(["detect", str(clips[0].path), "--generator", str(root / "generator"), "--json"])
+    assert digest in capsys.readouterr().out
+    few = ["--samplings", "1", "--least-seconds", "1.5", "--prompt-seconds", "0.5", "--seconds", "1.1", "--limit", "2"]
+    command = ["evaluate", "detector", "--root", str(root), "--device", "cpu", *few]
+    run_verb(command)
+    printed = capsys.readouterr().out
+    assert "another generator" not in printed
+    assert "not known" not in printed
+    with pytest.raises(ValueError, match=r"trained on [12] of 2 of these recordings"):
+        run_verb([*command, "--split", "train"])
