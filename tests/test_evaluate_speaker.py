@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from audiolm.evaluation.speaker_table import accuracies, by_speaker, confusions
 from audiolm.evaluation.split_file import Split, read_split
 from audiolm.evaluation.windowed import aggregate, window_log_probabilities
 from audiolm.files import write_json
+from audiolm.manifest import read_manifest
 from audiolm.verbs import run_verb
 
 RATE = 16000
@@ -299,3 +302,19 @@ def test_the_verb_compares_voices_where_a_model_is_named(
     assert counts["continuation"] == 24
     assert counts["same speaker"] == 18
     assert 0 <= summary["equal_error_rate"] <= 1
+
+
+def test_the_stage_s_own_checkpoint_is_asked_about_its_held_out_test_speakers(
+    chain: Path, tmp_path: Path, run_stage_of: Callable[..., None]
+) -> None:
+    shutil.copy(chain / "manifest.jsonl", tmp_path)
+    shutil.copytree(chain / "generator", tmp_path / "generator")
+    run_stage_of("speaker", tmp_path, "--trainer.precision", "32-true")
+    few = ["--samplings", "1", "--least-seconds", "1", "--prompt-seconds", "0.5", "--seconds", "1", "--device", "cpu"]
+    run_verb(["evaluate", "speaker", "--root", str(tmp_path), *few])
+    with open(tmp_path / "evaluation" / "speaker" / "files.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    tested = {utterance.id for utterance in read_manifest(chain / "manifest.jsonl").split("test")}
+    held_out = read_split(tmp_path / "speaker" / "best.ckpt").held_out
+    assert {row["file"] for row in rows} == tested & held_out
+    assert {row["condition"] for row in rows} == {"original", "reconstruction", "acoustic", "continuation"}

@@ -37,7 +37,7 @@ def add_detector(folder: Path, checkpoint: StageCheckpoint, *, generator: str) -
         raise ForeignDetectorError(
             f"The detector was trained on the continuations of the generator {str(theirs)[:12]}, and {folder} is "
             f"{generator[:12]}: it would not know its voice. Continue recordings with this generator and train the detector "
-            "again (`make detector`)."
+            "again (`lightning fit -c stages/detector.yaml`)."
         )
     about = {"format": FORMAT, "config": checkpoint.config, "sources": checkpoint.sources, "step": checkpoint.step}
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.weights.items()}
@@ -63,7 +63,7 @@ def read_detector(path: Path) -> StageCheckpoint:
     path = path / FILE if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is not there: this generator has no detector. Train one (`make detector`) and add it with `audiolm compose "
+            f"{path} is not there: this generator has no detector. Train one (`lightning fit -c stages/detector.yaml`) and add it with `audiolm compose "
             "--detector`, or name a detector's checkpoint."
         )
     try:
