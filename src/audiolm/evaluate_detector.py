@@ -77,21 +77,20 @@ def _print_table(table: "DetectorTable") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from audiolm.evaluation.detector_table import AGAINST
-
-    shown = Table(title="Continuations told from recordings, by 0.5 after calibration")
+    names = {"reconstruction": "codec-passed originals", "original": "raw originals (control)"}
+    shown = Table(title="Continuations told from recordings, at 0.5 after calibration")
     headings = (
-        "",
-        "accuracy, %",
+        "against",
+        "balanced, %",
         "95 %",
         "found, %",
-        "recordings right, %",
+        "real right, %",
         "ROC area",
         "equal error, %",
         "calibration",
     )
     for heading in (*headings, "clips", "paper, %"):
-        shown.add_column(heading, justify="right" if heading else "left")
+        shown.add_column(heading, justify="left" if heading == "against" else "right")
     for row in table.comparisons:
         interval = f"{100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f}" if row.interval else "–"
         recalls = (f"{100 * row.machine_recall:.1f}", f"{100 * row.human_recall:.1f}")
@@ -99,5 +98,5 @@ def _print_table(table: "DetectorTable") -> None:
         paper = "–" if row.paper is None else f"{100 * row.paper:.1f}"
         counts = f"{row.machine} + {row.human}"
         accuracy = f"{100 * row.balanced_accuracy:.1f}"
-        shown.add_row(AGAINST[row.against], accuracy, interval, *recalls, *figures, counts, paper)
+        shown.add_row(names[row.against], accuracy, interval, *recalls, *figures, counts, paper)
     Console(width=None if sys.stdout.isatty() else 140).print(shown)

@@ -35,9 +35,9 @@ PROTOCOL = {
     "original": "the same detector, which never heard a recording that had not passed the codec, on such recordings",
 }
 NOTE = (
-    f"The paper reports {100 * PAPER_ACCURACY:.1f} % on a balanced set against codec-passed originals, and 100 % against "
-    "uncompressed ones, for which it speaks of training on these too; our control is the same detector. Its training set is not "
-    "ours."
+    f"The paper reports {100 * PAPER_ACCURACY:.1f} % on a balanced set against codec-passed originals, and a trivial 100 % "
+    "against uncompressed ones. Our control does not train on these: it asks the same detector. Data and training are not the "
+    "paper's."
 )
 
 
