@@ -63,8 +63,8 @@ def read_detector(path: Path) -> StageCheckpoint:
     path = path / FILE if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is not there: this generator has no detector. Train one (`lightning fit -c stages/detector.yaml`) and add it "
-            "with `audiolm compose --detector`, or name a detector's checkpoint."
+            f"{path} is not there: this generator has no detector. Train one (`lightning fit -c stages/detector.yaml`) and add "
+            "it with `audiolm compose --detector`, or name a detector's checkpoint."
         )
     try:
         safetensors_shapes(path)  # its size is checked before `safetensors` parses it
