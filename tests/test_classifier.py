@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tones_and_noise
+from tiny import tones_and_noise, write_tiny_generator
 from torch import Tensor, nn
 
 from audiolm.audio import write_audio
@@ -408,6 +408,22 @@ def test_the_detector_stage_runs_at_tiny_size(
         shutil.copytree(folder, tmp_path / "evaluation" / "audio-train" / name)
     run_stage_of("detector", tmp_path, presets=() if preset == "paper" else (preset,))
     assert (tmp_path / "detector" / "done.json").exists()
+
+
+def test_the_detector_learns_from_what_the_generate_stage_writes(
+    tone_corpus: Path, tmp_path: Path, run_stage_of: Run
+) -> None:
+    write_tiny_generator(tmp_path / "generator")
+    made = tmp_path / "evaluation" / "audio-train"
+    for mode, name in (("reconstruct", "reconstruction"), ("continue", "continuation-0")):
+        more = ("--model.seconds", "1.2", "--model.prompts", str(tone_corpus), "--model.out", str(made / name))
+        run_stage_of("generate", tmp_path, "--model.mode", mode, *more, verb="predict")
+    run_stage_of("detector", tmp_path)
+    split = json.loads((tmp_path / "detector" / "split.json").read_text())
+    assert len(split["held_out"]["human"]) == len(split["held_out"]["machine"]) > 0
+    known = detector_clips([made / "reconstruction"], [made / "continuation-0"])
+    starts = {clip.start for clip, number in known.with_classes() if known.labels[number] == "machine"}
+    assert starts == {7680}  # half a second of prompt in whole units: 12 of 40 ms
 
 
 def test_pieces_and_other_lengths_of_crops_are_refused(chain: Path, tmp_path: Path, run_stage_of: Run) -> None:
