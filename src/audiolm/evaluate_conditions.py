@@ -35,8 +35,11 @@ def add_condition_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_clips(options: argparse.Namespace) -> "list[Clip]":
+def chosen_clips(options: argparse.Namespace, among: "Sequence[Clip] | None" = None) -> "list[Clip]":
     """The recordings that the options choose; says how many were left out for their length.
+
+    Args:
+        among: to choose from, by length and number; by default those of `--data` or of the split.
 
     Raises:
         ValueError: if none is left, or a number is out of range.
@@ -49,7 +52,8 @@ def chosen_clips(options: argparse.Namespace) -> "list[Clip]":
         )
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {options.limit}")
-    clips = folder_clips(options.data) if options.data else split_clips(options.root / "manifest.jsonl", options.split)
+    manifest = options.root / "manifest.jsonl"
+    clips = among or (folder_clips(options.data) if options.data else split_clips(manifest, options.split))
     seconds = [clip.samples / clip.sample_rate_hz for clip in clips]
     kept = [clip for clip, s in zip(clips, seconds, strict=True) if options.least_seconds <= s <= options.most_seconds]
     span = f"{options.least_seconds:g} to {options.most_seconds:g} s"
@@ -67,18 +71,14 @@ def condition_clips_of(
     options: argparse.Namespace,
     kinds: "Sequence[Kind]",
     progress: Callable[[int, int], None],
-    *,
     clips: "Sequence[Clip] | None" = None,
 ) -> "dict[Kind, list[list[Clip]]]":
-    """The chosen recordings (`clips`, if they are chosen already) under each condition: see `evaluation.conditions`."""
-    import torch
-
+    """The chosen recordings (by default `chosen_clips`) under each condition: see `evaluation.conditions.condition_clips`."""
     from audiolm.evaluation.conditions import Protocol, condition_clips
 
     clips = chosen_clips(options) if clips is None else clips
     if not math.isfinite(options.seconds) or options.seconds <= 0:
         raise ValueError(f"--seconds must be positive and finite, got {options.seconds}")
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return condition_clips(
         clips,
         kinds,
@@ -91,6 +91,14 @@ def condition_clips_of(
             seconds=options.seconds,
             batch_size=options.batch_size,
         ),
-        device=automatic if options.device == "auto" else options.device,
+        device=device_of(options),
         progress=progress,
     )
+
+
+def device_of(options: argparse.Namespace) -> str:
+    """What `--device` means here."""
+    import torch
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return automatic if options.device == "auto" else str(options.device)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from audiolm.evaluate_abx import add_abx
 from audiolm.evaluate_asr import add_asr
+from audiolm.evaluate_detector import add_detector
 from audiolm.evaluate_layers import add_layers
 from audiolm.evaluate_likelihood import add_likelihood
 from audiolm.evaluate_listening import add_listening
 from audiolm.evaluate_paper import add_paper
 from audiolm.evaluate_prosody import add_prosody
+from audiolm.evaluate_speaker import add_speaker
 from audiolm.evaluate_table1 import add_table1
 from audiolm.evaluate_units import add_units
 from audiolm.evaluate_zerospeech import add_zerospeech
@@ -55,6 +57,8 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_paper(commands)
     add_asr(commands)
     add_table1(commands)
+    add_speaker(commands)
+    add_detector(commands)
 
 
 def _codec(options: argparse.Namespace) -> None:

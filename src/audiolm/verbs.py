@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.cli import TRAINER_VERBS
+from audiolm.detect_verb import add_detect
 from audiolm.evaluate_verbs import add_evaluate
 from audiolm.lock import only_one
 
@@ -75,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     compose.add_argument(
         "--out", type=Path, help="the generator's folder; by default ROOT/generator, or ROOT/generator-acoustic"
     )
+    compose.add_argument(
+        "--detector", action="store_true", help="only add ROOT/detector/best.ckpt to the generator that is there"
+    )
 
     generate = add("generate", _generate, "speak on after a prompt; or freely; or say what a recording says")
     generate.add_argument("--generator", type=Path, default=Path("checkpoints/generator"), help="a generator folder")
@@ -109,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--codec-only", action="store_true", help="of the codec: training, evaluation, codebook use")
     results.add_argument("--pictures", type=Path, help="with --codec-only: folder for SVGs of its training")
 
+    add_detect(commands)
     add_evaluate(
         commands.add_parser("evaluate", help="measure a part: codec, abx, swuggy, …", description="Measure a part.")
     )
@@ -205,12 +210,19 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _compose(options: argparse.Namespace) -> None:
-    from audiolm.generator.folder import compose
+    from audiolm.checkpoint import load_stage_checkpoint
+    from audiolm.generator.detector_file import add_detector
+    from audiolm.generator.folder import compose, generator_digest
 
     out = options.out or options.root / ("generator-acoustic" if options.acoustic_only else "generator")
     with only_one(out, what="audiolm compose"):
-        compose(options.root, out, acoustic_only=options.acoustic_only)
-    print(f"Composed {out}")
+        if options.detector:
+            detector = load_stage_checkpoint(options.root / "detector" / "best.ckpt", stage="detector")
+            add_detector(out, detector, generator=generator_digest(out))
+            print(f"Added the detector to {out}")
+            return
+        left_out = compose(options.root, out, acoustic_only=options.acoustic_only)
+    print(f"Composed {out}" + (f" without a detector. {left_out}" if left_out else ""))
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -290,6 +290,16 @@ def read_generator(folder: Path) -> None:
     assert spoken.codes.max() < model.spec.codebook_size
 
 
+def read_detector(folder: Path) -> None:
+    """Load, and judge a moment."""
+    import torch
+
+    from audiolm.evaluation.detection import load_detector
+
+    model = load_detector(folder).model
+    assert model(torch.randn(1, model.sample_rate_hz)).shape == (1, 2)
+
+
 def read_public(folder: Path) -> None:
     """Public models as transformers stores them."""
     from audiolm.codec.pretrained import PretrainedCodec
@@ -354,6 +364,7 @@ READERS = {
     "columns": Reader(specimens.columns, read_columns, spoil_columns, 1000),
     "arrays": Reader(specimens.arrays, read_arrays, spoil_checkpoints, 1500),
     "generator": Reader(specimens.generator, read_generator, spoil_generator, 400),
+    "detector": Reader(specimens.detector, read_detector, spoil_generator, 400),
     "public": Reader(specimens.public, read_public, spoil_generator, 100),
     "sampling": Reader(specimens.sampling, read_sampling, spoil_texts, 1000),
     "outputs": Reader(specimens.outputs, read_outputs, spoil_texts, 500),

@@ -10,10 +10,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from audiolm.audio import write_audio
-from audiolm.checkpoint import HEADER, header
+from audiolm.checkpoint import HEADER, StageCheckpoint, header
 from audiolm.codec.config import SoundStreamConfig
 from audiolm.codec.detokenizer import Detokenizer, DetokenizerConfig
+from audiolm.evaluation.audio_classifier import AudioClassifier, ClassifierConfig
 from audiolm.files import write_json
+from audiolm.generator.detector_file import add_detector
 from audiolm.manifest import SPLITS, Manifest, Utterance, read_manifest, write_manifest
 from audiolm.manifest_columns import write_columns
 from audiolm.semantic.conformer import ConformerConfig, ConformerEncoder
@@ -141,6 +143,14 @@ def arrays(folder: Path) -> None:
 def generator(folder: Path) -> None:
     """A generator."""
     write_tiny_generator(folder)
+
+
+def detector(folder: Path) -> None:
+    """A generator's detector."""
+    model = AudioClassifier(ClassifierConfig(("human", "machine"), channels=(2, 4))).eval()
+    checkpoint = StageCheckpoint("detector", model.config_dict(), model.state_dict(), {"generator": "g"}, 7)
+    add_detector(folder, checkpoint, generator="g")
+    (folder / "README.md").unlink()
 
 
 def public(folder: Path) -> None:

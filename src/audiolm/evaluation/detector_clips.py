@@ -46,6 +46,25 @@ def detector_clips(
     return labelled(both, held_out=held_out(key for _, _, key in both))
 
 
+def generator_of(machine: Sequence[Path]) -> str | None:
+    """The `generator_digest` of what spoke in the folders; None where nothing says it, as in those of `audiolm samples`.
+
+    Raises:
+        ValueError: if several generators spoke: a detector ships with one.
+    """
+    settings = {folder: folder / "settings.json" for folder in machine}
+    said = {
+        folder: read_json(path, made_by="the generate stage") for folder, path in settings.items() if path.is_file()
+    }
+    found = {content.get("generator"): folder for folder, content in said.items() if isinstance(content, dict)}
+    if len(found) > 1:
+        raise ValueError(
+            f"Several generators spoke in {', '.join(map(str, found.values()))}: train a detector for each."
+        )
+    digest = next(iter(found), None)
+    return digest if isinstance(digest, str) else None
+
+
 def recording_of(clip: Clip) -> str:
     """Which recording a clip is of, or was spoken on from: the id without suffix, and without the place it was cut at."""
     stem, suffix = os.path.splitext(clip.id)

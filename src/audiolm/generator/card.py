@@ -4,6 +4,13 @@ from typing import Any
 
 from audiolm.tokens.spec import TokenSpec
 
+DETECTOR_TITLE = "## Detector"
+DETECTOR_SECTION = f"""{DETECTOR_TITLE}
+`detector.safetensors` tells continuations of this generator from recordings: `audiolm detect FILE --generator FOLDER`. It was
+trained on this generator's continuations against recordings that had passed the same codec. Of other generators, other codecs
+and lossy formats it knows nothing, so a low figure is no proof that a recording is real. `AudioLM` does not read it.
+"""
+
 
 def model_card(spec: TokenSpec, facts: dict[str, Any], *, acoustic_only: bool = False) -> str:
     """Markdown: what it was trained on, what it can and cannot do, whom it may harm. Numbers come from the chain.

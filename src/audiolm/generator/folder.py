@@ -14,6 +14,8 @@ from audiolm.codec.codec import Codec
 from audiolm.codec.codecs import rebuild_codec
 from audiolm.files import atomic_path, read_json, remove_leftovers, write_json
 from audiolm.generator.card import model_card
+from audiolm.generator.detector_file import FILE as DETECTOR_FILE
+from audiolm.generator.detector_file import ForeignDetectorError, add_detector, read_detector
 from audiolm.generator.model import AudioLM, stage_sets
 from audiolm.generator.rows import LanguageModel
 from audiolm.lm.transformer import Transformer, TransformerConfig
@@ -60,14 +62,19 @@ class Parts:
         return {"codec": self.codec, **tokenizer, **stages}
 
 
-def compose(root: Path, out: Path, *, acoustic_only: bool = False) -> None:
-    """Put the best checkpoints of a chain's stages into one generator folder.
+def compose(root: Path, out: Path, *, acoustic_only: bool = False) -> str | None:
+    """Put the best checkpoints of a chain's stages into one generator folder, with the detector of its audio if there is one.
 
     Args:
-        root: the chain's folder, with `codec/`, `tokenizer/`, `tokens/`, `semantic/`, `coarse/` and `fine/` below it.
+        root: the chain's folder, with `codec/`, `tokenizer/`, `tokens/`, `semantic/`, `coarse/` and `fine/` below it;
+            of `detector/` the best checkpoint is taken along, else the detector that `out` has.
         out: the generator's folder; one that stands there is replaced once the new one is complete.
         acoustic_only: the baseline without units: `acoustic/` takes the place of `semantic/` and `coarse/`, and there is no
             tokenizer.
+
+    Returns:
+        Why a detector that is there was left out, or None: one of another generator's audio would be misleading, but it can only
+        be trained again once this generator exists.
 
     Raises:
         FileNotFoundError: if a stage has no checkpoint, naming the command that makes it.
@@ -100,6 +107,20 @@ def compose(root: Path, out: Path, *, acoustic_only: bool = False) -> None:
         )
         (folder / "README.md").write_text(model_card(parts.spec, facts, acoustic_only=acoustic_only), encoding="utf-8")
         load_generator(folder)  # what cannot be loaded is not put in place
+        left_out = _take_along_detector(root / "detector" / "best.ckpt", out, folder)
+    return left_out
+
+
+def _take_along_detector(trained: Path, out: Path, folder: Path) -> str | None:
+    """Add the detector just trained, or the one that the folder had; returns why it was left out."""
+    if not trained.exists() and not (out / DETECTOR_FILE).exists():
+        return None
+    checkpoint = load_stage_checkpoint(trained, stage="detector") if trained.exists() else read_detector(out)
+    try:
+        add_detector(folder, checkpoint, generator=generator_digest(folder))
+    except ForeignDetectorError as error:
+        return str(error).replace(str(folder), str(out))
+    return None
 
 
 def _of_units(parts: Parts) -> dict[str, Any]:
@@ -145,7 +166,7 @@ def is_generator(folder: Path) -> bool:
 
 
 def generator_digest(folder: Path) -> str:
-    """sha256 over the configuration and weights of a generator folder: equal digests speak alike.
+    """sha256 over the configuration and weights of a generator folder: equal digests speak alike. Its detector is no part.
 
     Raises:
         FileNotFoundError, GeneratorError: as `load_generator`.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from audiolm.evaluation.audio_classifier import CHANNELS
-from audiolm.evaluation.detector_clips import detector_clips
+from audiolm.evaluation.detector_clips import detector_clips, generator_of
 from audiolm.stages.classifier import ClassifierStage
 
 MADE_IN = Path("evaluation") / "audio-train"
@@ -50,6 +50,7 @@ class DetectorStage(ClassifierStage):
         made_in = Path(root) / MADE_IN
         humans = [made_in / "reconstruction"] if human is None else [Path(folder) for folder in human]
         machines = [made_in / "continuation-0"] if machine is None else [Path(folder) for folder in machine]
+        self.generator = generator_of([folder for folder in machines if folder.is_dir()])
         super().__init__(
             detector_clips(humans, machines, human_start_seconds=human_start_seconds),
             sample_rate_hz=sample_rate_hz,
@@ -61,3 +62,7 @@ class DetectorStage(ClassifierStage):
             skip_limit=skip_limit,
             root=root,
         )
+
+    def sources(self) -> dict[str, str]:
+        """See `ClassifierStage.sources`; and whose continuations it learnt, so that it ships with that generator only."""
+        return {**super().sources(), **({"generator": self.generator} if self.generator else {})}

@@ -1,6 +1,7 @@
 """A public model's configuration and folder, looked at before transformers makes anything of them."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,13 @@ def require_sound_folder(name: str) -> None:
             ) from error
 
 
-def require_fits_files(name: str, config: Any) -> None:
+def require_fits_files(name: str, config: Any, *, make: Callable[[], Any] | None = None) -> None:
     """Compare what a configuration asks for with what the folder's files hold, before transformers takes memory for it.
 
     Args:
         name: the folder, or a published name.
         config: its transformers configuration.
+        make: makes the model; by default the one without a head.
 
     Raises:
         ValueError: if it cannot be made, or has far more parameters than there are numbers in the files.
@@ -87,7 +89,9 @@ def require_fits_files(name: str, config: Any) -> None:
     shapes = [safetensors_shapes(path) for path in paths if path.suffix == ".safetensors"]
     weights = sum(map(len, shapes)) if shapes else MOST_WEIGHTS
     bytes_there = sum(path.stat().st_size for path in paths) if paths else MOST_NUMBERS
-    model: nn.Module = outline(lambda: AutoModel.from_config(config), weights=weights, what=f"the model {name!r}")
+    model: nn.Module = outline(
+        make or (lambda: AutoModel.from_config(config)), weights=weights, what=f"the model {name!r}"
+    )
     asked = sum(parameter.numel() for parameter in model.parameters())
     if asked > bytes_there:
         raise ValueError(

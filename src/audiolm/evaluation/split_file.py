@@ -1,0 +1,62 @@
+"""Which recordings a classifier was trained on, and which were held out: the `split.json` beside its checkpoint."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiolm.evaluation.clips import Clip
+from audiolm.evaluation.detector_clips import recording_of
+from audiolm.files import read_json
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of recordings."""
+
+    trained: frozenset[str]
+    held_out: frozenset[str]
+
+
+def read_split(checkpoint: Path) -> Split:
+    """Read it.
+
+    Args:
+        checkpoint: the classifier's, of the speaker or the detector stage.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged.
+    """
+    path = checkpoint.parent / "split.json"
+    content = read_json(path, made_by=f"The {checkpoint.parent.name} stage")
+    return Split(*(_ids(content, name, path) for name in ("trained", "held_out")))
+
+
+def _ids(content: object, name: str, path: Path) -> frozenset[str]:
+    part = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(part, dict) or not all(isinstance(ids, list) for ids in part.values()):
+        raise ValueError(
+            f"{path} does not say what was {name.replace('_', ' ')}: copy it again, or train the stage again."
+        )
+    return frozenset(str(id_) for ids in part.values() for id_ in ids)
+
+
+def require_untrained(clips: Sequence[Clip], split: Split) -> None:
+    """Stop where a detector would be asked about recordings that it was trained on, or on whose continuations it was.
+
+    Args:
+        clips: whole recordings; they are compared by name, as the audio that was made of them has other bytes.
+
+    Raises:
+        ValueError: naming some.
+    """
+    trained = {re.sub(r"@\d+$", "", os.path.splitext(id_)[0]) for id_ in split.trained}
+    known = [clip.id for clip in clips if recording_of(clip) in trained]
+    if known:
+        raise ValueError(
+            f"by their names, the detector was trained on {len(known)} of {len(clips)} of these recordings, such as "
+            f"{', '.join(known[:3])}, or on their continuations: it would recognise them. Name others: --split test, or --data "
+            "with a folder whose recordings have other names."
+        )
