@@ -76,6 +76,20 @@ class CropReader:
         )
         return audio[: self.window_samples]
 
+    def beginnings(self, utterances: Sequence[Utterance], *, count: int) -> tuple[list[Tensor], list[Unreadable]]:
+        """At most one window (samples,) of `count` utterances, evenly spread (fewer if there are no more); and what could not be
+        read, in whose place the next ones stand."""
+        clips, unreadable = [], []
+        for first in range(0, len(utterances), max(1, len(utterances) // count))[:count]:
+
+            def draw(attempt: int, first: int = first) -> tuple[Utterance, int]:
+                return utterances[(first + attempt) % len(utterances)], 0
+
+            clip, failed = first_readable(draw, self.read, root=self.manifest.root)
+            clips.append(clip)
+            unreadable += failed
+        return clips, unreadable
+
     def collate(self, crops: Sequence[Tensor], unreadable: Sequence[Unreadable] = ()) -> WaveformBatch:
         """Stack crops; only crops of utterances shorter than the window are completed with silence."""
         audio = torch.zeros(len(crops), self.window_samples)
