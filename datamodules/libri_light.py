@@ -186,8 +186,10 @@ class LibriLightDataModule(L.LightningDataModule):
         reader = CropReader(
             self.manifest, sample_rate_hz=sample_rate_hz, window_samples=round(seconds * sample_rate_hz)
         )
-        clips, unreadable = reader.beginnings(self.manifest.split("validation"), count=count)
-        self.unreadable.note(unreadable)
+        clips = []
+        for clip, unreadable in reader.beginnings(self.manifest.split("validation"), count=count):
+            self.unreadable.note(unreadable)
+            clips.append(clip)
         return clips
 
     def predict_dataloader(self) -> DataLoader[Any]:

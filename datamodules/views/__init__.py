@@ -8,8 +8,14 @@ from datamodules.views.utterances import UtterancesView
 from datamodules.views.view import View
 from datamodules.views.waveform import WaveformView
 
-VIEWS: dict[str, type[View]] = {
-    view.name: view for view in (WaveformView, UtterancesView, TokensView, PromptsView, LabelledView, TranscribedView)
-}
+EVERY: tuple[type[View], ...] = (
+    WaveformView,
+    UtterancesView,
+    TokensView,
+    PromptsView,
+    LabelledView,
+    TranscribedView,
+)
+VIEWS = {view.name: view for view in EVERY}
 
 __all__ = ["VIEWS", "View"]
