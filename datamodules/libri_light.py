@@ -10,29 +10,14 @@ import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from audiolm.evaluation.labelled import CROP_SECONDS, LabelledClips
-from audiolm.manifest import Manifest, Split, Utterance, read_manifest
-from audiolm.recognition.transcripts import Transcripts, find_transcripts, read_transcripts
+from audiolm.manifest import Manifest, Split, read_manifest
 from audiolm.tokens.store import TokenStore
-from audiolm.tokens.windows import Windows
-from datamodules.labelled import LabelledTrainingCrops, LabelledValidationCrops, is_readable
-from datamodules.prompts import PromptBatches
 from datamodules.sampling import BatchNumbers, EveryNth
 from datamodules.sharing import Share, data_parallel, micro_batches
-from datamodules.token_windows import TrainingWindows, ValidationWindows
-from datamodules.transcribed import (
-    TrainingTranscribed,
-    Transcribed,
-    TranscribedReader,
-    ValidationTranscribed,
-    transcribed,
-)
-from datamodules.unreadable import Unreadable, UnreadableFiles, first_readable
-from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
+from datamodules.unreadable import UnreadableFiles
+from datamodules.views import VIEWS
+from datamodules.waveforms import CropReader
 from datamodules.workers import outlast_signals, usable_cores
-
-OF_THE_STAGE = ("prompts", "labelled")  # views of what the stage names, and not the manifest or the token store
-ON_AUDIO = ("waveform", "labelled", "transcribed")  # views that read recordings while a stage trains
 
 
 class LibriLightDataModule(L.LightningDataModule):
@@ -91,16 +76,16 @@ class LibriLightDataModule(L.LightningDataModule):
         if not 0 <= max_unreadable_share <= 1:
             raise ValueError(f"max_unreadable_share must be 0 to 1, got {max_unreadable_share}")
         self.max_unreadable_share = max_unreadable_share
-        self.view, self.window_seconds, self.batch_size, self.split = view, window_seconds, batch_size, split
+        self.window_seconds, self.batch_size, self.split = window_seconds, batch_size, split
         self.manifest_path = Path(manifest) if manifest else Path(root) / "manifest.jsonl"
         self.tokens_path = Path(tokens) if tokens else Path(root) / "tokens"
         self.transcripts_path = Path(transcripts) if transcripts else None
         self.workers = min(8, max(0, usable_cores() - 2)) if workers is None else workers
         self.micro_batch_size = micro_batch_size
-        self._transcribed: dict[Split, Transcribed] = {}
         self.micro_batches = 1  # of a process's share of a step; `share_steps` finds out
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer utterances left than processes
         self.steps_done = 0
+        self._view = VIEWS[view](self)
 
     @property
     def manifest(self) -> Manifest:
@@ -117,42 +102,30 @@ class LibriLightDataModule(L.LightningDataModule):
         return self._store
 
     @property
-    def transcripts(self) -> Transcripts:
-        """What is said in the corpus."""
-        if not hasattr(self, "_transcripts"):
-            given = self.transcripts_path
-            self._transcripts = read_transcripts(given) if given else find_transcripts(self.manifest.root)
-        return self._transcripts
+    def stage(self) -> Any:
+        """The LightningModule that asks for the data."""
+        return self._trainer.lightning_module
 
-    def transcribed(self, split: Split) -> Transcribed:
-        """The utterances of a split whose words are known; says once how many, and what was left out."""
-        if split not in self._transcribed:
-            stage = cast(Any, self._trainer.lightning_module)
-            self._transcribed[split] = transcribed(
-                self.manifest.split(split),
-                self.transcripts,
-                longest_seconds=self.window_seconds,
-                frames=lambda seconds: stage.model.frames(round(seconds * stage.sample_rate_hz)),
-            )
-            stage.print(f"{split}: {self._transcribed[split]}")
-        return self._transcribed[split]
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     @property
     def trains_on_audio(self) -> bool:
         """Whether recordings are read while a stage trains: some may vanish."""
-        return self.view in ON_AUDIO
+        return self._view.trains_on_audio
+
+    def sources(self) -> dict[str, str]:
+        """Digests of what the stage is made from that it does not name itself, by name."""
+        return self._view.sources()
 
     def setup(self, stage: str) -> None:
         """Read the manifest or open the store, so that what is missing is said before anything starts."""
-        if self.view not in OF_THE_STAGE:  # which says what they are, and may name a folder
-            _ = self.store if self.view == "tokens" else self.manifest
-        if self.view == "labelled" and self.window_seconds != CROP_SECONDS:
-            raise ValueError(f"A classifier hears {CROP_SECONDS:g} s at once: window_seconds is {self.window_seconds}")
-        if self.view == "transcribed":
-            _ = self.transcribed("train"), self.transcribed("validation")
+        self._view.check()
         if self.trains_on_audio:
             if self._trainer.global_rank == 0:
-                self.unreadable.forget_those_that(self._is_readable)
+                self.unreadable.forget_those_that(self._view.is_readable)
             self._trainer.strategy.barrier()
 
     @property
@@ -160,21 +133,11 @@ class LibriLightDataModule(L.LightningDataModule):
         """The files that cannot be read any more since the stage began."""
         if not hasattr(self, "_unreadable"):
             self._unreadable = UnreadableFiles(
-                cast(Any, self._trainer.lightning_module).folder / "unreadable.jsonl",
-                files=len({clip.path for clip in self._labelled.clips})
-                if self.view == "labelled"
-                else self.manifest.utterances.files,
+                self.stage.folder / "unreadable.jsonl",
+                files=self._view.files(),
                 max_share=self.max_unreadable_share,
             )
         return self._unreadable
-
-    def _is_readable(self, one: Unreadable) -> bool:
-        if self.view == "labelled":
-            of_path = [clip for clip in self._labelled.clips if str(clip.path) == one.path]
-            return all(is_readable(clip) for clip in of_path)
-        of_file = self.manifest.utterances.of_file(one.path)
-        whole = WholeUtterances(self.manifest, of_file, sample_rate_hz=self._sample_rate_hz)
-        return all(not whole[number].defect for number in range(len(whole)))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Name and list what a batch's reader, perhaps another process, could not read."""
@@ -184,27 +147,8 @@ class LibriLightDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Endless random windows, from where the run stopped on."""
-        dataset: Dataset[Any]
-        if self.view == "tokens":
-            windows = self._windows("train")
-            dataset = TrainingWindows(
-                windows, self._layout, batch_size=self.batch_size, seed=self._seed, share=self.share
-            )
-        elif self.view == "labelled":
-            dataset = LabelledTrainingCrops(
-                self._labelled.part(held_out=False),
-                sample_rate_hz=self._sample_rate_hz,
-                batch_size=self.batch_size,
-                seed=self._seed,
-                share=self.share,
-            )
-        elif self.view == "transcribed":
-            reader = self._transcribed_reader("train")
-            dataset = TrainingTranscribed(reader, batch_size=self.batch_size, seed=self._seed, share=self.share)
-        else:
-            dataset = self._training_crops()
         first, total = (steps * self.micro_batches for steps in (self.steps_done, self._steps_in_all()))
-        return self._loader(dataset, BatchNumbers(first=first, total=total))
+        return self._loader(self._view.training(), BatchNumbers(first=first, total=total))
 
     def share_steps(self) -> int:
         """Find out how this process's share of a step is cut into micro-batches: how many there are.
@@ -223,13 +167,9 @@ class LibriLightDataModule(L.LightningDataModule):
         """The rows of every batch that are this process's."""
         return Share(*data_parallel(self._trainer), self.micro_batches)
 
-    def _training_crops(self) -> TrainingCrops:
-        utterances = self.manifest.split("train")
-        return TrainingCrops(self._reader, utterances, batch_size=self.batch_size, seed=self._seed, share=self.share)
-
     def training_batches(self) -> Iterator[Any]:
         """This process's training batches from the first on, read as they are asked for: to measure statistics on."""
-        dataset = self._training_crops()
+        dataset = self._view.training()
         return (self.on_before_batch_transfer(dataset[number], 0) for number in count())
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -237,56 +177,26 @@ class LibriLightDataModule(L.LightningDataModule):
         dataset = self.validation_dataset()
         return self._loader(dataset, BatchNumbers(total=len(dataset)))
 
-    def validation_dataset(
-        self,
-    ) -> ValidationWindows | ValidationCrops | LabelledValidationCrops | ValidationTranscribed:
+    def validation_dataset(self) -> Any:
         """The validation split, in batches of the training's size, of which this process reads its share."""
-        if self.view == "tokens":
-            windows = self._windows("validation")
-            return ValidationWindows(windows, self._layout, batch_size=self.batch_size, share=self.share)
-        if self.view == "labelled":
-            held_out, rate = self._labelled.part(held_out=True), self._sample_rate_hz
-            return LabelledValidationCrops(held_out, sample_rate_hz=rate, batch_size=self.batch_size, share=self.share)
-        if self.view == "transcribed":
-            reader = self._transcribed_reader("validation")
-            return ValidationTranscribed(reader, batch_size=self.batch_size, share=self.share)
-        utterances = self.manifest.split("validation")
-        return ValidationCrops(self._reader, utterances, batch_size=self.batch_size, share=self.share)
+        return self._view.validation()
 
     def validation_clips(self, *, count: int, seconds: float, sample_rate_hz: int) -> list[Tensor]:
         """The beginnings of `count` validation utterances (fewer if there are no more), (samples,) each: to listen to."""
-        utterances = self.manifest.split("validation")
-        apart = max(1, len(utterances) // count)
         reader = CropReader(
             self.manifest, sample_rate_hz=sample_rate_hz, window_samples=round(seconds * sample_rate_hz)
         )
         clips = []
-        for first in range(0, len(utterances), apart)[:count]:
-
-            def draw(attempt: int, first: int = first) -> tuple[Utterance, int]:
-                return utterances[(first + attempt) % len(utterances)], 0
-
-            clip, unreadable = first_readable(draw, reader.read, root=self.manifest.root)
+        for clip, unreadable in reader.beginnings(self.manifest.split("validation"), count=count):
             self.unreadable.note(unreadable)
             clips.append(clip)
         return clips
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """What the stage has not finished yet, every rank its share: prompts, or whole utterances of all splits."""
-        stage = cast(Any, self._trainer.lightning_module)
-        if self.view == "prompts":
-            batches = PromptBatches(
-                stage.prompts,
-                unfinished=stage.unfinished,
-                batch_size=self.batch_size,
-                sample_rate_hz=self._sample_rate_hz,
-                processes=self._trainer.world_size,
-            )
-            return self._loader(batches, self._every_nth(batches))
-        finished = stage.finished_utterances()
-        todo = self.manifest.utterances.without(finished)
-        whole = WholeUtterances(self.manifest, todo, sample_rate_hz=self._sample_rate_hz)
-        return self._loader(whole, self._every_nth(whole))
+        """What the stage has not finished yet, every rank its share."""
+        dataset = self._view.prediction()
+        ours = EveryNth(rank=self._trainer.global_rank, ranks=self._trainer.world_size, total=len(cast(Sized, dataset)))
+        return self._loader(dataset, ours)
 
     def state_dict(self) -> dict[str, int]:
         """Whole steps done in this run, for the checkpoint; and in how many pieces each was read."""
@@ -303,53 +213,11 @@ class LibriLightDataModule(L.LightningDataModule):
         assert self.trainer is not None, "loaders are made by a trainer"
         return self.trainer
 
-    @property
-    def _layout(self) -> Any:
-        return self._trainer.lightning_module.layout
-
-    @property
-    def _sample_rate_hz(self) -> int:
-        return cast(int, self._trainer.lightning_module.sample_rate_hz)
-
-    @property
-    def _labelled(self) -> LabelledClips:
-        return cast(LabelledClips, cast(Any, self._trainer.lightning_module).labelled)
-
-    @property
-    def _seed(self) -> int:
-        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
-
-    @property
-    def _reader(self) -> CropReader:
-        rate = self._sample_rate_hz
-        return CropReader(self.manifest, sample_rate_hz=rate, window_samples=round(self.window_seconds * rate))
-
-    def _transcribed_reader(self, split: Split) -> TranscribedReader:
-        return TranscribedReader(self.manifest, self.transcribed(split), sample_rate_hz=self._sample_rate_hz)
-
-    def _windows(self, split: str) -> Windows:
-        return Windows(self.store, split=split, seconds=self.window_seconds)
-
     def _steps_in_all(self) -> int:
         """Steps until the trainer's last one; one pass over the corpus where it counts epochs."""
         if self._trainer.max_steps > 0:
             return self._trainer.max_steps
-        if self.view == "tokens":
-            windows = len(self._windows("train").all())
-        elif self.view == "transcribed":
-            windows = len(self.transcribed("train").utterances)
-        else:
-            labelled = self.view == "labelled"
-            seconds = (
-                self._labelled.part(held_out=False).seconds
-                if labelled
-                else float(self.manifest.split("train").seconds.sum())
-            )
-            windows = round(seconds / self.window_seconds)
-        return max(1, windows // self.batch_size)
-
-    def _every_nth(self, dataset: Sized) -> EveryNth:
-        return EveryNth(rank=self._trainer.global_rank, ranks=self._trainer.world_size, total=len(dataset))
+        return max(1, self._view.windows() // self.batch_size)
 
     def _loader(self, dataset: Dataset[Any], sampler: Sampler[int]) -> DataLoader[Any]:
         return DataLoader(

@@ -1,7 +1,7 @@
 """Audio for the tokenizers: random crops to train on, fixed ones to validate on, whole utterances to tokenize."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -75,6 +75,18 @@ class CropReader:
             dc_offset=utterance.dc_offset,
         )
         return audio[: self.window_samples]
+
+    def beginnings(self, utterances: Sequence[Utterance], *, count: int) -> Iterator[tuple[Tensor, list[Unreadable]]]:
+        """(samples,) at most one window from the start of `count` utterances, spread evenly, or of all if there are fewer.
+
+        In the place of one that cannot be read stands the next; what could not be read comes with it.
+        """
+        for first in range(0, len(utterances), max(1, len(utterances) // count))[:count]:
+
+            def draw(attempt: int, first: int = first) -> tuple[Utterance, int]:
+                return utterances[(first + attempt) % len(utterances)], 0
+
+            yield first_readable(draw, self.read, root=self.manifest.root)
 
     def collate(self, crops: Sequence[Tensor], unreadable: Sequence[Unreadable] = ()) -> WaveformBatch:
         """Stack crops; only crops of utterances shorter than the window are completed with silence."""

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from datamodules import LibriLightDataModule
 from datamodules.sampling import BatchNumbers, EveryNth, in_length_buckets
 from datamodules.sharing import Share, micro_batches
 from datamodules.token_windows import TrainingWindows, ValidationWindows
+from datamodules.views import VIEWS
 from datamodules.waveforms import CropReader, TrainingCrops, ValidationCrops, WholeUtterances
 
 
@@ -243,6 +245,19 @@ def test_impossible_settings_are_refused() -> None:
     for wrong in ({"window_seconds": 0}, {"batch_size": 0}, {"workers": -1}):
         with pytest.raises(ValueError, match="window_seconds must be positive"):
             LibriLightDataModule(view="tokens", **wrong)
+
+
+def test_every_view_that_a_yaml_may_name_is_there() -> None:
+    assert get_args(get_type_hints(LibriLightDataModule.__init__)["view"]) == tuple(VIEWS)
+
+
+def test_a_view_refuses_what_it_does_not_give() -> None:
+    with pytest.raises(ValueError, match=r"tokens view gives nothing to predict from: set data\.init_args\.view"):
+        LibriLightDataModule(view="tokens").predict_dataloader()
+    with pytest.raises(ValueError, match="prompts view gives nothing to train on"):
+        LibriLightDataModule(view="prompts").training_batches()
+    with pytest.raises(ValueError, match="utterances view gives nothing to validate on"):
+        LibriLightDataModule(view="utterances").validation_dataset()
 
 
 def test_readers_are_as_many_as_the_cores_that_a_job_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,12 +128,6 @@ class StageCLI(LightningCLI):
                 raise
             raise OutOfMemoryError(out_of_memory_words(self.config[self.subcommand], error)) from error
 
-    def _sources(self) -> dict[str, str]:
-        audio = {} if self.datamodule.view in ("tokens", "labelled") else {"audio": self.datamodule.manifest.digest}
-        if self.datamodule.view == "transcribed":
-            audio["transcripts"] = self.datamodule.transcripts.digest
-        return {**audio, **self.model.sources()}
-
     def before_fit(self) -> None:
         """A stage that is now configured otherwise, or made from other things, starts afresh; the old one is set aside."""
         config = self.config[self.subcommand]
@@ -142,7 +136,7 @@ class StageCLI(LightningCLI):
             identity = {
                 "model": plain(config.model.as_dict(), without=HOW_NOT_WHAT),
                 "data": plain(config.data.as_dict(), without=HOW_NOT_WHAT),
-                "sources": self._sources(),
+                "sources": {**self.datamodule.sources(), **self.model.sources()},
             }
             path = folder / "identity.json"
             made_so = (
