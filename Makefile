@@ -42,15 +42,17 @@ CODEC_STAGE := $(if $(CODEC),codec_pretrained,codec)
 # the encoder is trained, or is a public one, of which the tokenizer takes layer LAYER; "mfcc" is none at all
 ifeq ($(ENCODER),mfcc)
 $(if $(LAYER),$(error ENCODER=mfcc has no layers: leave LAYER out))
-encoder_options := --model.encoder.kind mfcc --model.encoder.layer null
+# as a whole: the command line takes no null for a single field of it
+encoder_options := --model.encoder '{"kind": "mfcc", "name": null, "layer": null}'
 else ifneq ($(ENCODER),)
 $(if $(LAYER),,$(error ENCODER=$(ENCODER) needs LAYER=N, which of its layers to cluster))
 encoder_options := --model.encoder.kind pretrained --model.encoder.name "$(ENCODER)" --model.encoder.layer $(LAYER)
 else
 encoder_options := $(if $(LAYER),--model.encoder.layer $(LAYER))
 endif
-# a stage's configurations: the paper's, then the preset's overlay
-configs = stages/$(1).yaml $(if $(filter-out paper,$(PRESET)),$(if $(filter-out codec_pretrained,$(1)),stages/$(PRESET)/$(1).yaml))
+# a stage's configurations: the paper's, then the preset's overlay; the evaluation's stages are the same for speech and piano
+preset_of = $(if $(filter $(EVALUATION_STAGES),$(1)),$(patsubst piano,paper,$(PRESET:piano-demo=demo)),$(PRESET))
+configs = stages/$(1).yaml $(if $(filter-out paper,$(preset_of)),$(if $(filter-out codec_pretrained,$(1)),stages/$(preset_of)/$(1).yaml))
 lightning = $(LAUNCH) $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
 	$(if $(DEVICES),--trainer.devices $(DEVICES)) $(if $(NODES),--trainer.num_nodes $(NODES)) \
 	$(if $(STRATEGY),--trainer.strategy $(STRATEGY))
@@ -59,6 +61,10 @@ lightning = $(LAUNCH) $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2
 STAGES := corpus codec encoder tokenizer tokens semantic coarse fine generator samples report
 # the paper's baseline without units, which is no part of train-all
 EXTRA_STAGES := acoustic generator-acoustic
+# what the paper's tables need besides
+EVALUATION_STAGES := residual_tokenizer detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes \
+	asr detector speaker
+.PHONY: evaluation-stages $(EVALUATION_STAGES)
 made.corpus := $(ROOT)/manifest.jsonl
 made.codec := $(ROOT)/codec/done.json
 made.encoder := $(ROOT)/encoder/done.json
@@ -163,6 +169,9 @@ KNOBS := DATA PRESET CODEC ENCODER LAYER RUN DEVICES NODES STRATEGY SECONDS_OF_S
 train-all $(STAGES) $(EXTRA_STAGES): chain
 	@$(AUDIOLM) submit $(@:train-all=report) --root $(ROOT) --partition "$(PARTITION)" --time "$(TIME)" --account "$(ACCOUNT)" \
 		--gpus "$(GPUS)" --cpus "$(CPUS)" --sbatch="$(SBATCH)" --knobs $(foreach knob,$(KNOBS),$(if $($(knob)),"$(knob)=$($(knob))"))
+
+evaluation evaluation-stages $(EVALUATION_STAGES):
+	@echo "make $@ submits no jobs: run it without SLURM=1, for example as one job of your own" >&2; exit 1
 else
 train-all: report ## every stage, the generator, continuations and a report
 	@echo; $(AUDIOLM) results --root $(ROOT); echo
@@ -184,10 +193,6 @@ report: $(made.report) ## one page to look at and listen    everything -> report
 acoustic: $(made.acoustic) ## baseline: codes without units     tokens/ -> acoustic/
 generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without units -> generator-acoustic/
 
-# what the paper's tables need besides; recognisers need transcripts, which the demo corpus has
-EVALUATION_STAGES := residual_tokenizer detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes \
-	$(if $(DATA),$(if $(TRANSCRIPTS),asr),asr) detector speaker
-.PHONY: evaluation-stages asr $(EVALUATION_STAGES)
 AUDIO_TRAIN := $(ROOT)/evaluation/audio-train
 residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' layer in 24 codebooks
 detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes: %: $(ROOT)/%/done.json
@@ -195,7 +200,8 @@ asr: $(ROOT)/asr/done.json ## Table II: a recogniser, of transcribed speech
 speaker: $(ROOT)/speaker/done.json ## Table III: who speaks
 detector: $(ROOT)/detector/done.json ## whether a machine speaks: continuations and recordings of train speakers
 
-evaluation-stages: $(EVALUATION_STAGES) acoustic generator-acoustic $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
+# recognisers need transcripts, which the demo corpus has
+evaluation-stages: $(filter-out $(if $(DATA),$(if $(TRANSCRIPTS),,asr)),$(EVALUATION_STAGES)) acoustic generator-acoustic $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
 
 $(ROOT)/residual_tokenizer/done.json: stages/residual_tokenizer.yaml $(made.tokenizer) | chain
 	$(call lightning,fit,residual_tokenizer)
@@ -203,22 +209,27 @@ $(ROOT)/residual_tokenizer/done.json: stages/residual_tokenizer.yaml $(made.toke
 $(ROOT)/detokenizer_units/done.json: $(made.tokenizer)
 $(ROOT)/detokenizer_residual/done.json: $(ROOT)/residual_tokenizer/done.json
 $(ROOT)/detokenizer_codes/done.json $(ROOT)/detokenizer_all_codes/done.json: $(made.codec)
-$(ROOT)/asr/done.json: $(made.encoder)
+$(ROOT)/asr/done.json: $(if $(ENCODER),$(made.corpus),$(made.encoder))
 $(ROOT)/speaker/done.json: $(made.corpus)
 $(ROOT)/detector/done.json: $(AUDIO_TRAIN)/reconstruction/generated.jsonl $(AUDIO_TRAIN)/continuation-0/generated.jsonl
 
 $(foreach stage,detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes asr speaker detector,$(ROOT)/$(stage)/done.json): $(ROOT)/%/done.json: stages/%.yaml | chain
-	$(call lightning,fit,$*) $(if $(filter asr,$*),$(if $(TRANSCRIPTS),--data.transcripts "$(TRANSCRIPTS)")) --ckpt_path last
+	$(call lightning,fit,$*) $(if $(filter asr,$*),$(asr_options)) --ckpt_path last
+
+# on the chain's encoder; a public one stays as it is
+asr_options = $(if $(TRANSCRIPTS),--data.transcripts "$(TRANSCRIPTS)") $(if $(ENCODER),$(encoder_options) --model.fine_tune false)
 
 generate = $(LAUNCH) $(BIN)/lightning predict -c stages/generate.yaml --root $(ROOT) --model.out $(@D) $(1)
 $(AUDIO_TRAIN)/reconstruction/generated.jsonl: $(made.generator) | chain
 	$(call generate,--data.split train --model.mode reconstruct)
 $(AUDIO_TRAIN)/continuation-0/generated.jsonl: $(made.generator) | chain
 	$(call generate,--data.split train)
+# the paper's prompts: 3 s of speech, which is the configuration's, and 4 s of piano
+prompts := $(if $(filter piano%,$(PRESET)),--model.prompt_seconds 4)
 $(ROOT)/generate/generated.jsonl: $(made.generator) | chain
-	$(call generate)
+	$(call generate,$(prompts))
 $(ROOT)/generate-acoustic/generated.jsonl: $(made.generator-acoustic) | chain
-	$(call generate,--model.generator $(ROOT)/generator-acoustic)
+	$(call generate,$(prompts) --model.generator $(ROOT)/generator-acoustic)
 
 evaluation: report ## the paper's tables and figures, as far as the data at hand allow -> report/paper.html
 	$(AUDIOLM) evaluate paper --root $(ROOT) $(if $(ITEMS),--items "$(ITEMS)") $(if $(AUDIO),--audio "$(AUDIO)") \

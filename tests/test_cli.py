@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,6 +190,39 @@ def test_a_public_codec_takes_the_place_of_the_trained_one() -> None:
     assert '--model.name "some/codec"' in plan
     assert "stages/codec.yaml" not in plan
     assert "-c stages/tokenize.yaml -c stages/small/tokenize.yaml" in plan
+
+
+def test_mfcc_take_the_place_of_the_encoder() -> None:
+    for target in ("tokenizer", "asr"):
+        plan = make("--dry-run", "--always-make", target, "ENCODER=mfcc", "RUN=x")
+        [line] = [line for line in plan.splitlines() if f"fit -c stages/{target}.yaml" in line]
+        words = shlex.split(line)
+        # a null for one field of it is refused
+        assert json.loads(words[words.index("--model.encoder") + 1]) == {"kind": "mfcc", "name": None, "layer": None}
+        assert "--model.encoder.layer" not in words
+        assert "stages/encoder.yaml" not in plan  # none is trained that nothing hears
+    assert "--model.fine_tune false" in line  # nor can one that is not trained here learn
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "paper", "piano", "piano-demo"])
+def test_what_the_tables_need_is_configured_in_every_preset(preset: str) -> None:
+    plan = make("--dry-run", "--always-make", "evaluation-stages", "RUN=x", f"PRESET={preset}", "DATA=d")
+    configs = re.findall(r"-c (stages/\S+)", plan)
+    assert {"stages/residual_tokenizer.yaml", "stages/detector.yaml", "stages/acoustic.yaml"} <= set(configs)
+    assert not [config for config in configs if not (REPOSITORY / config).is_file()]
+    assert ("stages/demo/detector.yaml" in configs) == preset.endswith("demo")
+    spoken = [line for line in plan.splitlines() if re.search(r"--model.out \S+/generate(-acoustic)?\b", line)]
+    assert len(spoken) == 2
+    for line in spoken:  # the paper's prompts of piano
+        assert ("--model.prompt_seconds 4" in line) == preset.startswith("piano")
+
+
+@pytest.mark.parametrize("target", ["evaluation", "evaluation-stages", "detector"])
+def test_what_slurm_does_not_run_says_so(target: str) -> None:
+    words = ["make", "--no-print-directory", target, "SLURM=1"]
+    result = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode
+    assert "without SLURM=1" in result.stderr
 
 
 def test_the_readmes_commands_exist() -> None:

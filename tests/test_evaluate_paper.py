@@ -1,6 +1,7 @@
 """The paper's whole evaluation: what is run, what the page says of it, and what it says of what is not there."""
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -323,6 +324,8 @@ def test_what_can_be_run_is_run_once_and_again_only_where_an_input_changed(tmp_p
     pairs_of(root, runner(root, ran))
     assert ran == ["swuggy", "sblimp"]
     (root / "zs" / "lexical" / "dev" / "gold.csv").write_text("another")
+    old = section(evaluate(root, "--page-only", "--zerospeech", str(root / "zs")), "Table IV")
+    assert old.count("has changed since") == 1  # of swuggy's alone
     pairs_of(root, runner(root, ran))
     assert ran == ["swuggy", "sblimp", "swuggy"]
 
@@ -435,10 +438,27 @@ def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path
     only = step.arguments.index("--only")
     assert step.arguments[only + 1 : only + 4] == ("units", "coarse-codes", "all-codes")
     assert not step.lacking
+    assert {tmp_path / stage / "best.ckpt" for stage in ("tokenizer", "codec")} <= set(
+        step.inputs
+    )  # another is another result
     options = ["--items", str(given.items), "--audio", str(given.audio), "--only", "tokens", "--page-only"]
     part = section(evaluate(tmp_path, *options), "Table I:")
     assert "left out" in part
     assert "lightning fit -c stages/residual_tokenizer.yaml -c stages/demo/residual_tokenizer.yaml" in part
+
+
+def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(tmp_path: Path) -> None:
+    root = tmp_path / "my chain"
+    write_json(root / "chain.json", {"data": "/piano", "preset": "piano-demo"})
+    lacks = [lack for steps in plan(Given(root)).values() for step in steps for lack in step.lacking]
+    spoken = [shlex.split(lack.remedy) for lack in lacks if "lightning predict" in lack.remedy]
+    assert spoken
+    for words in spoken:
+        assert words[words.index("--root") + 1] == str(root)
+        assert words[words.index("--model.prompt_seconds") + 1] == "4"
+    made = next(shlex.split(lack.remedy) for lack in lacks if "--human" in lack.remedy)
+    assert str(root / "generator") in made
+    assert any("-c stages/demo/detector.yaml" in lack.remedy for lack in lacks)
 
 
 def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:

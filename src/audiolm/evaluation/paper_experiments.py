@@ -101,7 +101,8 @@ EXPERIMENTS = (
         "acoustic-only",
         "Ablation: codes only",
         published.ACOUSTIC_ONLY,
-        "The paper says it in words; we measure how likely the semantic model finds the units of both kinds of continuation.",
+        "The paper says it in words; we measure how likely the semantic model finds the units of both kinds of continuation. "
+        "Prompts are as long as those of the folders: 3 s of speech unless the generate stage was told otherwise.",
         plans.acoustic_only,
     ),
     Experiment(

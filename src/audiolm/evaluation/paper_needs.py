@@ -1,5 +1,6 @@
 """What steps of the paper's evaluation share: their options, what they depend on, and what may not be there."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,14 +95,20 @@ def no_acoustic_only(given: Given) -> Lacks:
         return ()
     folder = given.root / "generator-acoustic"
     model = given.needs(folder / "config.json", "a model without units", given.make("generator-acoustic"))
-    speak = f"lightning predict -c stages/generate.yaml --root {given.root} --model.generator {folder} --model.out"
-    return (*model, Lack("its continuations", f"{speak} {given.root / 'generate-acoustic'}"))
+    speak = _speak(given, "--model.generator", folder, "--model.out", given.root / "generate-acoustic")
+    return (*model, Lack("its continuations", speak))
 
 
 def no_generated(given: Given) -> Lacks:
     """A lack, where the generate stage has made no continuations: only these name the stretch that is their prompt."""
-    remedy = f"lightning predict -c stages/generate.yaml --root {given.root}"
-    return given.needs(given.root / "generate", "continuations by the generate stage", remedy)
+    return given.needs(given.root / "generate", "continuations by the generate stage", _speak(given))
+
+
+def _speak(given: Given, *options: str | Path) -> str:
+    """The command that speaks on after the paper's prompts: 3 s of speech, as the configuration says, or 4 s of piano."""
+    prompts = ("--model.prompt_seconds", "4") if given.is_piano else ()
+    words = ("lightning", "predict", "-c", "stages/generate.yaml", "--root", given.root, *prompts, *options)
+    return shlex.join(map(str, words))
 
 
 def untrained(given: Given, *stages: str) -> Lacks:

@@ -11,7 +11,7 @@ from audiolm.evaluation.paper_claims import CLAIMS, Judged, judge
 from audiolm.evaluation.paper_experiments import Experiment
 from audiolm.evaluation.paper_found import Found, find
 from audiolm.evaluation.paper_readers import columns_of
-from audiolm.evaluation.paper_runs import Run
+from audiolm.evaluation.paper_runs import Run, digest
 from audiolm.evaluation.paper_steps import Given, Lack, Numbers, Step
 from audiolm.evaluation.paper_words import chain_section, explained_section
 from audiolm.evaluation.report_page import Html, element, figure, join, page, paragraph, table
@@ -162,6 +162,10 @@ def _cost(step: Step, run: Run | None) -> Html:
     words = f"{run.seconds:.1f} s on {run.machine}." if run else "Run by hand: its time was not kept."
     if run and run.arguments != step.arguments:
         words += f" With other options than now: audiolm {shlex.join(run.arguments)}."
+    elif run and run.inputs != digest(step.inputs):
+        words += (
+            " What it was made of has changed since, so it is not a result of the models and data that are there now."
+        )
     if step.lacking:
         more = f" and {len(step.lacking) - 1} more" if len(step.lacking) > 1 else ""
         words += f" It could not be run again now, for lack of {step.lacking[0].what}{more}."

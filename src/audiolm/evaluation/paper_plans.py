@@ -1,5 +1,6 @@
 """The steps of each of the paper's experiments, of what is given: commands, what they need, what reads their results."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,10 @@ def tokens(given: Given) -> Sequence[Step]:
             given.verb("table1", *needs.items(given), *only, *measures, *given.limited(), "--device", given.device),
             given.at("table1") / "summary.json",
             readers.token_table,
-            inputs=(*needs.present(given.items), *(given.root / TOKEN_STAGES[row][-1] / "best.ckpt" for row in rows)),
+            inputs=(
+                *needs.present(given.items),
+                *(given.root / stage / "best.ckpt" for row in rows for stage in TOKEN_STAGES[row]),
+            ),
             lacking=needs.no_items(given) + (() if rows else missing),
             left_out=missing if rows else (),
         )
@@ -208,8 +212,9 @@ def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
 
 def _listening(given: Given, folder: str, folders: str, read: Callable[[Any], Numbers]) -> Step:
     at = given.at(folder)
-    codec = f" {given.root / 'generator'}" if folders.endswith("--codec") else ""
-    make = Lack("answers of people", f"audiolm evaluate listening-test make {folders}{codec} --out {at}")
+    codec = f" {shlex.quote(str(given.root / 'generator'))}" if folders.endswith("--codec") else ""
+    command = f"audiolm evaluate listening-test make {folders}{codec} --out {shlex.quote(str(at))}"
+    make = Lack("answers of people", command)
     return Step(
         folder,
         ("evaluate", "listening-test", "score", "ANSWERS.json", "--key", str(at / "key.json"), "--out", str(at)),

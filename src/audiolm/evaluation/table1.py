@@ -86,6 +86,7 @@ def _command(root: Path, stage: str) -> str:
         return f"`make {stage}{run}`"
     chain = root / "chain.json"
     preset = read_json(chain, made_by="make train-all").get("preset") if chain.exists() else "paper"
+    preset = "demo" if preset == "piano-demo" else preset  # as Make has it
     overlay = f" -c stages/{preset}/{stage}.yaml" if preset in ("demo", "small") else ""
     return f"`lightning fit -c stages/{stage}.yaml{overlay} --root {root}`"
 
