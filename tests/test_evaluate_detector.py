@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,10 @@ def test_recordings_that_it_was_trained_on_are_refused(recordings: Path, root: P
     with pytest.raises(ValueError, match=r"trained on 1 of 4 of these recordings, such as 2.flac"):
         run_verb(["evaluate", "detector", "--root", str(here), "--data", str(recordings), *FEW])
     assert not (here / "evaluation").exists()
-    require_untrained(folder_clips(recordings), Split(frozenset({"s/2.wav"}), frozenset({"1.wav"})))
+    with pytest.raises(ValueError, match=r"1 of 4 .* the folder above"):  # of a folder in the one it was trained on
+        require_untrained(folder_clips(recordings), Split(frozenset({"s/2.wav"}), frozenset({"1.wav"})))
+    above = [replace(clip, id=f"t/{clip.id}") for clip in folder_clips(recordings)]
+    require_untrained(above, Split(frozenset({"s/2.wav"}), frozenset({"1.wav"})))
     write_json(here / "detector" / "split.json", {"trained": [], "held_out": {}})
     with pytest.raises(ValueError, match="does not say what was trained"):
         run_verb(["evaluate", "detector", "--root", str(here), "--data", str(recordings), *FEW])

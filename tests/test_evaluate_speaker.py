@@ -137,6 +137,24 @@ def test_only_held_out_recordings_are_asked_about(recordings: Path) -> None:
         asked_clips(recordings, SPEAKERS, Split(split.trained | split.held_out, frozenset()))
 
 
+def test_a_corpus_that_is_listed_otherwise_is_still_the_one_it_was_trained_on(recordings: Path) -> None:
+    ids = [clip.id for clip in folder_clips(recordings)]
+    names = [id_.removesuffix(".flac") for id_ in ids]  # a manifest's ids have no suffix, a folder's have
+    listed = {
+        "manifest": (names[1:], names[:1]),
+        "several corpora": ([f"one/{id_}" for id_ in ids[1:]], [f"one/{ids[0]}"]),
+        "pieces": ([f"{name}@{at}" for name in names[1:] for at in (0, 9600)], [f"{names[0]}@0"]),
+        "a folder above": ([f"a/b/{id_}" for id_ in ids[1:]], [f"a/b/{ids[0]}"]),
+    }
+    for how, (trained, held_out) in listed.items():
+        asked = asked_clips(recordings, SPEAKERS, Split(frozenset(trained), frozenset(held_out)))
+        assert asked.held_out == {ids[0]}, how
+        with pytest.raises(ValueError, match="none is held out"):
+            asked_clips(recordings, SPEAKERS, Split(frozenset([*trained, *held_out]), frozenset()))
+    others = Split(frozenset(f"{name}/other-{n}" for name in SPEAKERS for n in range(4)), frozenset())
+    assert asked_clips(recordings, SPEAKERS, others).held_out == set(ids)  # another corpus of theirs
+
+
 def test_the_verb_writes_tables_a_summary_and_a_picture(
     recordings: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
