@@ -104,7 +104,9 @@ def test_a_sequence_model_writes_and_says_how_much_it_hears(tmp_path: Path) -> N
 
 
 def test_letters_of_several_bytes_are_known_as_letters(tmp_path: Path) -> None:
-    recogniser = load_recogniser(str(save_whisper(tmp_path, more=("ÐºÐ¾", "ÑĤ"))))  # the bytes of "ко" and "т", as GPT-2 has them
+    recogniser = load_recogniser(
+        str(save_whisper(tmp_path, more=("ÐºÐ¾", "ÑĤ")))
+    )  # the bytes of "ко" and "т", as GPT-2 has them
     assert set("abcкот") <= recogniser.characters
 
 

@@ -250,9 +250,7 @@ def _print_table(results: "Sequence[ConditionRates]", *, title: str) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     for row in results:
         count = f"{row.files} × {row.samplings}" if row.samplings > 1 else str(row.files or "–")
-        ours = [
-            "not run" if r is None else f"{100 * r.value:.1f}{_interval(r)}" for r in (row.cer, row.wer)
-        ]
+        ours = ["not run" if r is None else f"{100 * r.value:.1f}{_interval(r)}" for r in (row.cer, row.wer)]
         paper = [f"{100 * value:.1f}" for value in row.paper] if row.paper else ["–", "–"]
         table.add_row(TITLES.get(row.condition, row.condition), count, *ours, *paper)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
