@@ -252,6 +252,23 @@ def test_a_recording_is_on_one_side_of_the_split_and_prompts_are_not_heard(both_
     assert {(clip.start, clip.samples) for clip in later.clips} == {(16000, 24000)}
 
 
+def test_numbered_samples_are_on_the_side_of_what_they_were_spoken_on_from(
+    both_sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`audiolm samples` numbers its files; its list says of which utterances they are."""
+    items = []
+    for number in range(10):
+        path = both_sides[1] / "speaker" / f"{number}.wav"
+        (tmp_path / f"{number}-continuation.wav").write_bytes(path.read_bytes())
+        row = json.loads(path.with_name(path.name + ".json").read_text())
+        items.append({**row, "id": f"speaker/{number}", "continuation": f"{number}-continuation.wav"})
+    write_json(tmp_path / "samples.json", {"items": items})
+    known = detector_clips([both_sides[0]], [tmp_path])
+    assert {recording_of(clip) for clip in known.clips} == {f"speaker/{number}" for number in range(10)}
+    parts = [{recording_of(clip) for clip in known.part(held_out=held).clips} for held in (False, True)]
+    assert not parts[0] & parts[1]
+
+
 def test_an_utterance_that_was_cut_counts_as_its_recording() -> None:
     assert recording_of(Clip("a/b@1600", Path("x.flac"), 0, 1, 16000)) == "a/b"
     assert recording_of(Clip("a/b.c.wav", Path("b.c.wav"), 0, 1, 16000)) == "a/b.c"

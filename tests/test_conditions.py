@@ -13,6 +13,7 @@ from audiolm.evaluate_conditions import add_condition_options, chosen_clips, con
 from audiolm.evaluation.clips import folder_clips
 from audiolm.evaluation.conditions import KINDS, Protocol, condition_clips, condition_id
 from audiolm.generator import AudioLM
+from audiolm.lock import FolderInUseError, only_one
 from tests.tiny import tones_and_noise, write_tiny_generator
 
 PROTOCOL = Protocol(samplings=2, prompt_seconds=0.6, seconds=0.5, batch_size=2)
@@ -152,6 +153,16 @@ def test_other_settings_never_get_into_the_same_folder(recordings: Path, generat
     with pytest.raises(ValueError, match="seconds: 0.5 there, 0.4 now.*--audio"):
         condition_clips(clips, ["continuation"], generator=generator, folder=tmp_path / "audio", protocol=other)
     assert made(tmp_path / "audio") == before
+
+
+def test_two_runs_never_make_the_same_audio(recordings: Path, generator: Path, tmp_path: Path) -> None:
+    clips = folder_clips(recordings)
+    with (
+        only_one(tmp_path / "reconstruction", what="lightning predict, generate stage"),
+        pytest.raises(FolderInUseError, match="lightning predict, generate stage"),
+    ):
+        condition_clips(clips, ["reconstruction"], generator=generator, folder=tmp_path, protocol=PROTOCOL)
+    assert not made(tmp_path)
 
 
 def test_ids_are_those_of_the_generate_stage(recordings: Path) -> None:

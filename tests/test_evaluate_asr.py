@@ -20,8 +20,9 @@ from audiolm.evaluation.asr_results import GSLM, condition_rates, write_asr
 from audiolm.evaluation.asr_table import Heard, measure_asr, normalised_references, read_heard, require_letters
 from audiolm.evaluation.clips import folder_clips
 from audiolm.evaluation.error_rates import edits_of, normaliser, pooled_rate
+from audiolm.generator.folder import generator_digest
 from audiolm.recognition.network import CtcNetwork, HeadConfig
-from audiolm.recognition.recogniser import Recogniser
+from audiolm.recognition.recogniser import Recogniser, TrainedRecogniser
 from audiolm.semantic.mfcc import MfccEncoder
 from audiolm.verbs import run_verb
 
@@ -69,14 +70,23 @@ def test_torchmetrics_agrees() -> None:
     cer = pooled_rate([e.character_edits for e in edits], [e.characters for e in edits], utterances=names)
     assert wer.value == pytest.approx(float(WordErrorRate()(hypotheses, references)), abs=1e-6)
     assert cer.value == pytest.approx(float(CharErrorRate()(hypotheses, references)), abs=1e-6)
+    assert wer.low is not None
+    assert wer.high is not None
     assert wer.low < wer.value < wer.high
 
 
 def test_samplings_of_one_utterance_are_drawn_together() -> None:
     apart = pooled_rate([0, 1] * 8, [1] * 16, utterances=[str(n) for n in range(16)])
     together = pooled_rate([0, 1] * 8, [1] * 16, utterances=[str(n // 2) for n in range(16)])
+    assert apart.low is not None
+    assert apart.high is not None
     assert apart.low < 0.5 < apart.high
     assert (together.low, together.high) == (0.5, 0.5)
+
+
+def test_one_utterance_says_nothing_of_others() -> None:
+    rate = pooled_rate([1, 2], [4, 4], utterances=["a", "a"])  # two samplings of it
+    assert (rate.value, rate.low, rate.high) == (3 / 8, None, None)
 
 
 def test_texts_meet_in_whispers_spelling() -> None:
@@ -215,8 +225,18 @@ def test_the_verb_generates_recognises_and_says_what_the_paper_has(
     assert counts == {"original": 2, "reconstruction": 2, "acoustic": 4, "gslm": 2}
     assert {row["file"] for row in rows} == {"7/1/7-1-0000.flac", "7/1/7-1-0001.flac"}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["settings"]["generator"] == generator_digest(root / "generator")
     assert {row["condition"]: row["state"] for row in summary["rows"]} == dict.fromkeys(counts, "measured")
     assert summary["rows"][2]["wer_length"] == 2 * (3 + 4)
+
+
+def test_recordings_that_a_recogniser_would_cut_are_named_before_anything_is_generated(
+    chain_with_recogniser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainedRecogniser, "longest_seconds", 1.4)
+    with pytest.raises(ValueError, match=r"7-1-0001.flac lasts 1.5 s"):
+        verb(chain_with_recogniser, tmp_path / "out", "--audio", str(tmp_path / "audio"))
+    assert not (tmp_path / "audio").exists()
 
 
 def test_a_folder_alone_is_scored_with_all_its_recordings(

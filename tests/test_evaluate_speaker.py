@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,8 @@ def test_a_killed_run_goes_on_where_it_was(recordings: Path, tmp_path: Path) -> 
     assert table.read_bytes() == whole
     expected = aggregate(window_log_probabilities(model, cases[0].clip.read(sample_rate_hz=RATE)))[0]
     assert rows[0].probability == pytest.approx(float(expected), abs=1e-6)
+    renamed = [replace(cases[0], truth="eve"), *cases[1:]]  # whoever spoke: the manifest was corrected
+    assert [row.truth for row in classify(model, renamed, table)] == ["eve", "ann", "ann"]
     table.write_text(whole.decode().replace("original", "original,"))
     with pytest.raises(ValueError, match="line 2 of"):
         read_classified(table)
@@ -135,6 +138,24 @@ def test_only_held_out_recordings_are_asked_about(recordings: Path) -> None:
         asked_clips(recordings, ("ann", "bob"), split)
     with pytest.raises(ValueError, match=r"none is held out: .*--data"):
         asked_clips(recordings, SPEAKERS, Split(split.trained | split.held_out, frozenset()))
+
+
+def test_a_corpus_that_is_listed_otherwise_is_still_the_one_it_was_trained_on(recordings: Path) -> None:
+    ids = [clip.id for clip in folder_clips(recordings)]
+    names = [id_.removesuffix(".flac") for id_ in ids]  # a manifest's ids have no suffix, a folder's have
+    listed = {
+        "manifest": (names[1:], names[:1]),
+        "several corpora": ([f"one/{id_}" for id_ in ids[1:]], [f"one/{ids[0]}"]),
+        "pieces": ([f"{name}@{at}" for name in names[1:] for at in (0, 9600)], [f"{names[0]}@0"]),
+        "a folder above": ([f"a/b/{id_}" for id_ in ids[1:]], [f"a/b/{ids[0]}"]),
+    }
+    for how, (trained, held_out) in listed.items():
+        asked = asked_clips(recordings, SPEAKERS, Split(frozenset(trained), frozenset(held_out)))
+        assert asked.held_out == {ids[0]}, how
+        with pytest.raises(ValueError, match="none is held out"):
+            asked_clips(recordings, SPEAKERS, Split(frozenset([*trained, *held_out]), frozenset()))
+    others = Split(frozenset(f"{name}/other-{n}" for name in SPEAKERS for n in range(4)), frozenset())
+    assert asked_clips(recordings, SPEAKERS, others).held_out == set(ids)  # another corpus of theirs
 
 
 def test_the_verb_writes_tables_a_summary_and_a_picture(
@@ -177,9 +198,10 @@ def test_clips_shorter_than_a_second_are_refused_before_anything_is_classified(
         str(tmp_path / "out"),
         *FEW,
     ]
-    with pytest.raises(ValueError, match=r"shorter than the second .*continuation: 0.90 s"):
+    with pytest.raises(ValueError, match=r"continuations of 0.9 s are too short"):
         run_verb([*command, "--seconds", "0.9", "--audio", str(tmp_path / "audio")])
-    assert not (tmp_path / "out" / "files.csv").exists()
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "audio").exists()
 
 
 class Directions:

@@ -47,8 +47,8 @@ def save_ctc(folder: Path, kind: str = "wav2vec2", *, letters: str = LETTERS, ra
     return folder
 
 
-def save_whisper(folder: Path) -> Path:
-    """A Whisper whose tokens are single letters."""
+def save_whisper(folder: Path, *, more: tuple[str, ...] = ()) -> Path:
+    """A Whisper whose tokens are single letters, and more."""
     from transformers import (
         WhisperConfig,
         WhisperFeatureExtractor,
@@ -59,7 +59,7 @@ def save_whisper(folder: Path) -> Path:
 
     torch.manual_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = ["<|endoftext|>", "<|startoftranscript|>", *"abcdefgh", "Ġ"]
+    tokens = ["<|endoftext|>", "<|startoftranscript|>", *"abcdefgh", "Ġ", *more]
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
@@ -101,6 +101,13 @@ def test_a_sequence_model_writes_and_says_how_much_it_hears(tmp_path: Path) -> N
     assert "token by token" in recogniser.decoding
     assert isinstance(recogniser.transcribe(tones_and_noise(16000)), str)
     assert recogniser.digest == load_recogniser(str(tmp_path)).digest
+
+
+def test_letters_of_several_bytes_are_known_as_letters(tmp_path: Path) -> None:
+    recogniser = load_recogniser(
+        str(save_whisper(tmp_path, more=("ÐºÐ¾", "ÑĤ")))
+    )  # the bytes of "ко" and "т", as GPT-2 has them
+    assert set("abcкот") <= recogniser.characters
 
 
 def test_other_weights_have_another_digest(tmp_path: Path) -> None:

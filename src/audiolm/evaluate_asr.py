@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from audiolm.evaluation.asr_results import ConditionRates
     from audiolm.evaluation.clips import Clip
     from audiolm.evaluation.conditions import Kind
+    from audiolm.evaluation.error_rates import Rate
     from audiolm.recognition.transcripts import Transcripts
 
 CONDITIONS: "tuple[Kind, ...]" = (
@@ -61,7 +62,8 @@ def _asr(options: argparse.Namespace) -> None:
     import torch
 
     from audiolm.evaluation.asr_results import write_asr
-    from audiolm.evaluation.asr_table import measure_asr, normalised_references, require_letters
+    from audiolm.evaluation.asr_table import measure_asr, normalised_references, require_letters, require_short
+    from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
     from audiolm.recognition.recogniser import load_recogniser
     from audiolm.verbs import _progress
@@ -81,6 +83,7 @@ def _asr(options: argparse.Namespace) -> None:
         texts |= {clip.id: text for clip, text in zip(named, _texts(named, transcripts).values(), strict=True)}
     references = normalised_references(texts, options.spelling)
     require_letters(recogniser, references)
+    require_short(recogniser, [*clips, *(clip for named in others.values() for clip in named)])
     notes = _notes(options)
     out = options.out or options.root / "evaluation" / "asr"
     with only_one(out, what="audiolm evaluate asr"):
@@ -96,6 +99,8 @@ def _asr(options: argparse.Namespace) -> None:
                 recogniser, conditions, references, out, spelling=options.spelling, about=about, progress=progress
             )
         settings = about | {"recogniser": recogniser.name, "recogniser_digest": recogniser.digest}
+        if _generates(options):
+            settings |= {"generator": generator_digest(_generator(options))}
         results = write_asr(
             out, rows, spelling=options.spelling, decoding=recogniser.decoding, settings=settings, notes=notes
         )
@@ -218,13 +223,20 @@ def _notes(options: argparse.Namespace) -> list[str]:
     """What must be said of the generator."""
     from audiolm.files import read_json
 
-    if not {"reconstruction", "acoustic"} & set(options.conditions):
+    if not _generates(options):
         return []
-    folder = options.generator or options.root / "generator"
-    stages = read_json(folder / "config.json", made_by="audiolm compose").get("stages", {})
+    stages = read_json(_generator(options) / "config.json", made_by="audiolm compose").get("stages", {})
     if "fine" in stages:
         return []
     return ["This generator has no fine stage: its coarse stage makes all the levels that there are."]
+
+
+def _generates(options: argparse.Namespace) -> bool:
+    return bool({"reconstruction", "acoustic"} & set(options.conditions))
+
+
+def _generator(options: argparse.Namespace) -> Path:
+    return Path(options.generator or options.root / "generator")
 
 
 def _print_table(results: "Sequence[ConditionRates]", *, title: str) -> None:
@@ -238,13 +250,16 @@ def _print_table(results: "Sequence[ConditionRates]", *, title: str) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     for row in results:
         count = f"{row.files} × {row.samplings}" if row.samplings > 1 else str(row.files or "–")
-        ours = [
-            f"{100 * r.value:.1f} ({100 * r.low:.1f}–{100 * r.high:.1f})" if r else "not run"
-            for r in (row.cer, row.wer)
-        ]
+        ours = ["not run" if r is None else f"{100 * r.value:.1f}{_interval(r)}" for r in (row.cer, row.wer)]
         paper = [f"{100 * value:.1f}" for value in row.paper] if row.paper else ["–", "–"]
         table.add_row(TITLES.get(row.condition, row.condition), count, *ours, *paper)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _interval(rate: "Rate") -> str:
+    if rate.low is None or rate.high is None:
+        return ""
+    return f" ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
 
 
 def _print_said(spelling: str, decoding: str, notes: Sequence[str]) -> None:

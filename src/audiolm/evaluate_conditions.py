@@ -67,6 +67,33 @@ def chosen_clips(options: argparse.Namespace, among: "Sequence[Clip] | None" = N
     return spread(kept, options.limit)
 
 
+def require_seconds_left(options: argparse.Namespace, clips: "Sequence[Clip]", *, least: float, compared: bool) -> None:
+    """Stop before anything is generated if what is heard of continuations would be too short.
+
+    Args:
+        least: seconds that are needed.
+        compared: whether what follows the prompt in the recordings is heard, too.
+
+    Raises:
+        ValueError: naming the first recording.
+    """
+    if options.seconds < least:
+        raise ValueError(
+            f"continuations of {options.seconds:g} s are too short (--seconds): at least {least:g} s are heard at once"
+        )
+    short = [
+        (clip.id, samples / clip.sample_rate_hz)
+        for clip in clips
+        if (samples := clip.samples - round(options.prompt_seconds * clip.sample_rate_hz)) < least * clip.sample_rate_hz
+    ]
+    if compared and short:
+        id_, seconds = short[0]
+        raise ValueError(
+            f"{len(short)} of {len(clips)} recordings have less than {least:g} s after a prompt of {options.prompt_seconds:g} s, "
+            f"such as {id_} ({max(0.0, seconds):.2f} s): choose longer ones with --least-seconds, or a shorter --prompt-seconds"
+        )
+
+
 def condition_clips_of(
     options: argparse.Namespace,
     kinds: "Sequence[Kind]",

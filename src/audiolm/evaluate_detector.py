@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiolm.evaluate_conditions import add_condition_options, chosen_clips, condition_clips_of, device_of
+from audiolm.evaluate_conditions import (
+    add_condition_options,
+    chosen_clips,
+    condition_clips_of,
+    device_of,
+    require_seconds_left,
+)
 
 if TYPE_CHECKING:
     from audiolm.evaluation.clips import Clip
@@ -30,6 +36,7 @@ def add_detector(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _detector(options: argparse.Namespace) -> None:
     from audiolm.evaluation.detection import load_detector
     from audiolm.evaluation.detector_table import NOTE, PROTOCOL, detector_cases, measure_detector
+    from audiolm.evaluation.labelled import CROP_SECONDS
     from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
     from audiolm.verbs import _progress
@@ -42,6 +49,7 @@ def _detector(options: argparse.Namespace) -> None:
     about |= {name: getattr(options, name) for name in ("samplings", "seed", "prompt_seconds")}
     clips = chosen_clips(options)
     _require_new(path, clips)
+    require_seconds_left(options, clips, least=CROP_SECONDS, compared=True)
     out = options.out or options.root / "evaluation" / "detector"
     with only_one(out, what="audiolm evaluate detector"):
         with _progress("audio") as progress:

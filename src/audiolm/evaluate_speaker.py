@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiolm.evaluate_conditions import add_condition_options, chosen_clips, condition_clips_of, device_of
+from audiolm.evaluate_conditions import (
+    add_condition_options,
+    chosen_clips,
+    condition_clips_of,
+    device_of,
+    require_seconds_left,
+)
 
 if TYPE_CHECKING:
     from audiolm.evaluation.similarity import Similarities
@@ -39,6 +45,7 @@ def _speaker(options: argparse.Namespace) -> None:
     from audiolm.checkpoint import load_stage_checkpoint
     from audiolm.evaluation.audio_classifier import AudioClassifier
     from audiolm.evaluation.conditions import KINDS
+    from audiolm.evaluation.labelled import CROP_SECONDS
     from audiolm.evaluation.similarity import measure_similarity
     from audiolm.evaluation.speaker_table import NOTE, measure_speakers, speaker_cases
     from audiolm.evaluation.xvectors import SpeakerVectors
@@ -51,6 +58,7 @@ def _speaker(options: argparse.Namespace) -> None:
     model = AudioClassifier.from_checkpoint(checkpoint)
     asked = _asked(options, path, model.labels)
     clips = chosen_clips(options, asked.clips)
+    require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
     about = {
         "classifier": checkpoint.digest,
         "generator": generator_digest(options.generator or options.root / "generator"),

@@ -127,7 +127,8 @@ def error_rates_picture(results: Sequence[ConditionRates]) -> bytes:
             bars = [(x, rate) for x, rate in ours if rate is not None]
             axes.bar([x for x, _ in bars], [100 * r.value for _, r in bars], 0.34, color=colour, label=label)
             for x, rate in bars:
-                axes.plot([x, x], [100 * rate.low, 100 * rate.high], color="black", linewidth=1)
+                if rate.low is not None and rate.high is not None:
+                    axes.plot([x, x], [100 * rate.low, 100 * rate.high], color="black", linewidth=1)
             papers = [(x, 100 * r.paper[place]) for x, r in zip(at, shown, strict=True) if r.paper]
             axes.plot(
                 [x for x, _ in papers], [y for _, y in papers], linestyle="", marker="D", markersize=5,

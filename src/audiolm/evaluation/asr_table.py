@@ -100,7 +100,7 @@ def measure_asr(
         for number, clips in enumerate(samplings)
         for clip in clips
     ]
-    _require_short(recogniser, [clip for clip, _, _ in jobs])
+    require_short(recogniser, [clip for clip, _, _ in jobs])
     claim(out, _settings(recogniser, conditions, references, spelling=spelling, about=about), verb="asr")
     table = out / "files.csv"
     rows = {row.key: row for row in read_heard(table)}
@@ -141,7 +141,12 @@ def _settings(
     }
 
 
-def _require_short(recogniser: Recogniser, clips: Sequence[Clip]) -> None:
+def require_short(recogniser: Recogniser, clips: Sequence[Clip]) -> None:
+    """Stop where a recogniser would drop the end of a recording.
+
+    Raises:
+        ValueError: naming the longest.
+    """
     longest = max(clips, key=lambda clip: clip.samples / clip.sample_rate_hz)
     seconds = longest.samples / longest.sample_rate_hz
     if seconds > recogniser.longest_seconds:

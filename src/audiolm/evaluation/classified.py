@@ -65,7 +65,9 @@ def classify(
         AudioError: for a file that cannot be read; what was classified before is kept.
     """
     require_long_enough(cases, sample_rate_hz=model.sample_rate_hz)
-    done = {(row.condition, row.sampling, row.file): row for row in read_classified(table)}
+    truths = {(case.condition, case.sampling, case.clip.id): case.truth for case in cases}
+    rows = {(row.condition, row.sampling, row.file): row for row in read_classified(table)}
+    done = {key: row for key, row in rows.items() if truths.get(key) == row.truth}  # else a label was corrected since
     start_rows(table, done.values(), kind=Classified)
     model = model.to(device).eval()
     for case in cases:

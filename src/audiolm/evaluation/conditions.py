@@ -1,5 +1,6 @@
 """The audio of the paper's conditions: recordings, the same through the codec, said again, and spoken on from."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from audiolm.generator import AudioLM, StageSampling
 from audiolm.generator.outputs import MADE_BY, OutputFolder
 from audiolm.generator.prompts import Prompt
 from audiolm.generator.speaking import Manner, Mode, Plan, plan_folder
+from audiolm.lock import only_one
 
 Kind = Literal["original", "reconstruction", "acoustic", "continuation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -82,6 +84,7 @@ def condition_clips(
 
     Raises:
         FileNotFoundError: if there is no generator.
+        FolderInUseError: if another run makes audio there now.
         ValueError: for acoustic generations of a generator without units, recordings that cannot be used, two whose names differ
             in their suffix only, and folders that hold the audio of other settings, recordings or generators.
     """
@@ -92,17 +95,17 @@ def condition_clips(
     model = AudioLM.from_pretrained(generator, device=device)
     if "acoustic" in made:
         model.require_units("acoustic generation")
-    plans = {
-        (kind, name): _plan(clips, kind, manner, generator, folder / name, model)
-        for kind in made
-        for name, manner in protocol.manners(kind).items()
-    }
-    total, done = sum(len(plan.unfinished) for plan in plans.values()), 0
-    for (kind, name), plan in plans.items():
-        for spoken in _speak(model, plan, protocol.manners(kind)[name], folder / name, batch_size=protocol.batch_size):
-            done += spoken
-            progress(done, total)
-        found.setdefault(kind, []).append([_heard(clip, folder / name) for clip in clips])
+    manners = {(kind, name): manner for kind in made for name, manner in protocol.manners(kind).items()}
+    with contextlib.ExitStack() as locks:  # the verbs share these folders, with each other and with the generate stage
+        for _, name in manners:
+            locks.enter_context(only_one(folder / name, what="audiolm evaluate, making audio"))
+        plans = {(k, n): _plan(clips, k, manner, generator, folder / n, model) for (k, n), manner in manners.items()}
+        total, done = sum(len(plan.unfinished) for plan in plans.values()), 0
+        for (kind, name), plan in plans.items():
+            for spoken in _speak(model, plan, manners[kind, name], folder / name, batch_size=protocol.batch_size):
+                done += spoken
+                progress(done, total)
+            found.setdefault(kind, []).append([_heard(clip, folder / name) for clip in clips])
     return found
 
 

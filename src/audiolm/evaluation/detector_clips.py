@@ -87,7 +87,16 @@ def _recordings(folder: Path, start_seconds: float) -> list[Clip]:
 
 
 def _continuations(folder: Path) -> list[Clip]:
+    named_by_prompt = (folder / "samples.json").is_file()  # there files are numbered, and `prompt` is the utterance
     return [
-        Clip(p.id, p.path, p.seam, p.end - p.seam, p.sample_rate_hz, p.dc_offset, p.stamp)
+        Clip(
+            p.prompt if named_by_prompt else p.id,
+            p.path,
+            p.seam,
+            p.end - p.seam,
+            p.sample_rate_hz,
+            p.dc_offset,
+            p.stamp,
+        )
         for p in continuations([folder])
     ]

@@ -61,8 +61,8 @@ class Rate:
     """Edits per unit of reference, pooled, with a bootstrap interval over utterances."""
 
     value: float
-    low: float
-    high: float
+    low: float | None  # None for a single utterance, which says nothing of others
+    high: float | None
     edits: int
     length: int
 
@@ -86,7 +86,7 @@ def pooled_rate(edits: Sequence[int], lengths: Sequence[int], *, utterances: Seq
     wrong, long = (
         np.bincount(owner, weights=values, minlength=len(names)).astype(np.float64) for values in (edits, lengths)
     )
-    low, high = _interval(wrong, long, seed=seed)
+    low, high = _interval(wrong, long, seed=seed) if len(names) > 1 else (None, None)
     return Rate(sum(edits) / sum(lengths), low, high, sum(edits), sum(lengths))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from audiolm.evaluation.clips import Clip
 from audiolm.evaluation.speaker_clips import _name, _of_source
-from audiolm.evaluation.split_file import Split
+from audiolm.evaluation.split_file import RecordingNames, Split
 from audiolm.manifest import read_manifest
 from audiolm.utterances import Split as SplitName
 
@@ -58,7 +58,9 @@ def asked_clips(
     trained = {clip.id for clip, _ in known if clip.id in split.trained or prefix + clip.id in split.trained}
     strangers = [clip.id for clip, _ in known if clip.id not in held_out | trained]
     if len(strangers) == len(known):
-        held_out |= set(strangers)  # another corpus of the same speakers: none of it was trained on
+        # another corpus of the same speakers, none of which was trained on; or the same one, listed otherwise
+        trained_names = RecordingNames(split.trained)
+        held_out = {id_ for id_ in strangers if id_ not in trained_names}
     clips = sorted((c for c, _ in known if all_recordings or c.id in held_out), key=lambda clip: clip.id)
     if not held_out:
         raise ValueError(

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from audiolm.audio import AUDIO_SUFFIXES
 from audiolm.evaluation.clips import Clip
-from audiolm.evaluation.detector_clips import recording_of
 from audiolm.files import read_json
 
 
@@ -43,6 +43,36 @@ def _ids(content: object, name: str, path: Path) -> frozenset[str]:
     return frozenset(str(id_) for ids in part.values() for id_ in ids)
 
 
+class RecordingNames:
+    """Recordings by name, however they are listed: as files of a folder, of a part of it, utterances of a manifest, pieces.
+
+    Of two paths as much as both have must agree, suffixes and the places of cuts aside; so a doubtful one is taken for known.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._of_stem: dict[str, list[list[str]]] = {}
+        for id_ in ids:
+            parts = _parts(id_)
+            self._of_stem.setdefault(parts[-1], []).append(parts)
+
+    def __contains__(self, id_: str) -> bool:
+        parts = _parts(id_)
+        return any(
+            all(mine == other for mine, other in zip(reversed(parts), reversed(others), strict=False))
+            for others in self._of_stem.get(parts[-1], [])
+        )
+
+
+def _parts(id_: str) -> list[str]:
+    name = _without_suffix(re.sub(r"@\d+$", "", _without_suffix(id_)))  # "a@800.wav" as well as "a.wav@800"
+    return name.split("/")
+
+
+def _without_suffix(path: str) -> str:
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in AUDIO_SUFFIXES else path
+
+
 def require_untrained(clips: Sequence[Clip], split: Split) -> None:
     """Stop where a detector would be asked about recordings that it was trained on, or on whose continuations it was.
 
@@ -52,11 +82,11 @@ def require_untrained(clips: Sequence[Clip], split: Split) -> None:
     Raises:
         ValueError: naming some.
     """
-    trained = {re.sub(r"@\d+$", "", os.path.splitext(id_)[0]) for id_ in split.trained}
-    known = [clip.id for clip in clips if recording_of(clip) in trained]
+    trained = RecordingNames(split.trained)
+    known = [clip.id for clip in clips if clip.id in trained]
     if known:
         raise ValueError(
             f"by their names, the detector was trained on {len(known)} of {len(clips)} of these recordings, such as "
             f"{', '.join(known[:3])}, or on their continuations: it would recognise them. Name others: --split test, or --data "
-            "with a folder whose recordings have other names."
+            "with a folder whose recordings have other names; or, if they are others, the folder above, so that paths tell."
         )

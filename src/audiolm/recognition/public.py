@@ -52,7 +52,7 @@ class PublicRecogniser(Recogniser):
             key: value for key, value in plain(config.to_dict()).items() if not key.startswith("_")
         }  # no folder's name
         self.digest = weights_digest(plainly | {"vocabulary": self._vocabulary()}, self.model.state_dict())
-        self.characters = frozenset("".join(self._vocabulary()).lower())
+        self.characters = frozenset(self._written().lower())
         samples = getattr(extractor, "n_samples", None)  # Whisper's cuts what is longer
         self.longest_seconds = samples / rate if isinstance(samples, int) else math.inf
         self.decoding = f"{CTC if self.is_ctc else SEQUENCE}, no language model besides its own"
@@ -75,6 +75,11 @@ class PublicRecogniser(Recogniser):
     def _told(self) -> dict[str, str]:
         multilingual = getattr(self.model.generation_config, "is_multilingual", False)
         return {"language": self.language, "task": "transcribe"} if multilingual else {}
+
+    def _written(self) -> str:
+        """All tokens, and what they read as: tokens of bytes look like other letters than those that they write."""
+        tokens = self._vocabulary()
+        return "".join(tokens) + str(self.tokenizer.decode(self.tokenizer.convert_tokens_to_ids(tokens)))
 
     def _vocabulary(self) -> list[str]:
         """Tokens in the order of their ids."""
