@@ -193,6 +193,8 @@ report: $(made.report) ## one page to look at and listen    everything -> report
 acoustic: $(made.acoustic) ## baseline: codes without units     tokens/ -> acoustic/
 generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without units -> generator-acoustic/
 
+# what the detector learns from: so many recordings of train speakers at most
+DETECTOR_PROMPTS ?= 2000
 AUDIO_TRAIN := $(ROOT)/evaluation/audio-train
 residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' layer in 24 codebooks
 detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes: %: $(ROOT)/%/done.json
@@ -203,7 +205,8 @@ detector: $(ROOT)/detector/done.json ## whether a machine speaks: continuations 
 # recognisers need transcripts, which the demo corpus has
 evaluation-stages: $(filter-out $(if $(DATA),$(if $(TRANSCRIPTS),,asr)),$(EVALUATION_STAGES)) acoustic generator-acoustic $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
 
-$(ROOT)/residual_tokenizer/done.json: stages/residual_tokenizer.yaml $(made.tokenizer) | chain
+$(foreach stage,$(EVALUATION_STAGES),$(eval $(ROOT)/$(stage)/done.json: lightning.yaml $(call configs,$(stage))))
+$(ROOT)/residual_tokenizer/done.json: $(made.tokenizer) | chain
 	$(call lightning,fit,residual_tokenizer)
 
 $(ROOT)/detokenizer_units/done.json: $(made.tokenizer)
@@ -213,7 +216,7 @@ $(ROOT)/asr/done.json: $(if $(ENCODER),$(made.corpus),$(made.encoder))
 $(ROOT)/speaker/done.json: $(made.corpus)
 $(ROOT)/detector/done.json: $(AUDIO_TRAIN)/reconstruction/generated.jsonl $(AUDIO_TRAIN)/continuation-0/generated.jsonl
 
-$(foreach stage,detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes asr speaker detector,$(ROOT)/$(stage)/done.json): $(ROOT)/%/done.json: stages/%.yaml | chain
+$(foreach stage,detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes asr speaker detector,$(ROOT)/$(stage)/done.json): $(ROOT)/%/done.json: | chain
 	$(call lightning,fit,$*) $(if $(filter asr,$*),$(asr_options)) --ckpt_path last
 
 # on the chain's encoder; a public one stays as it is
@@ -221,9 +224,9 @@ asr_options = $(if $(TRANSCRIPTS),--data.transcripts "$(TRANSCRIPTS)") $(if $(EN
 
 generate = $(LAUNCH) $(BIN)/lightning predict -c stages/generate.yaml --root $(ROOT) --model.out $(@D) $(1)
 $(AUDIO_TRAIN)/reconstruction/generated.jsonl: $(made.generator) | chain
-	$(call generate,--data.split train --model.mode reconstruct)
+	$(call generate,--data.split train --model.mode reconstruct --model.limit $(DETECTOR_PROMPTS))
 $(AUDIO_TRAIN)/continuation-0/generated.jsonl: $(made.generator) | chain
-	$(call generate,--data.split train)
+	$(call generate,--data.split train --model.limit $(DETECTOR_PROMPTS))
 # the paper's prompts: 3 s of speech, which is the configuration's, and 4 s of piano
 prompts := $(if $(filter piano%,$(PRESET)),--model.prompt_seconds 4)
 $(ROOT)/generate/generated.jsonl: $(made.generator) | chain

@@ -84,6 +84,16 @@ def test_reconstructions_pass_the_codec_alone(chain: Path, prompts: Path, genera
     assert "seed" not in row  # nothing is drawn
 
 
+def test_no_more_than_a_limit_are_spoken_on_from_and_the_rest_later(generate: Run) -> None:
+    out = generate("--model.limit", "2")
+    few = audio_bytes(out)
+    assert len(few) == len(rows_of(out)) == 2
+    generate()
+    every = audio_bytes(out)
+    assert len(every) == len(rows_of(out)) == 5
+    assert {name: every[name] for name in few} == few
+
+
 def test_what_made_each_file_stands_beside_it_and_in_one_list(chain: Path, prompts: Path, generate: Run) -> None:
     out = generate("--model.sampling.coarse.top_k", "5", "--model.seed", "3")
     rows = {row["id"]: row for row in rows_of(out)}

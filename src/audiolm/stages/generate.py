@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from audiolm.errors import out_of_memory_says
+from audiolm.evaluation.clips import spread
 from audiolm.generator import AudioLM, StageSampling
 from audiolm.generator.outputs import OutputFolder, require_folder
 from audiolm.generator.prompts import Prompt, free_prompts, prompts_in, prompts_of
@@ -38,6 +39,7 @@ class GenerateStage(StageModule):
         seconds: how much is added to each prompt, or is spoken freely.
         prompt_seconds: continue only the beginning of each recording, so much of it at most; None continues all of it.
         count: how many utterances are spoken freely.
+        limit: no more than so many of the recordings, evenly spread; None speaks on from all.
         seed: of all random streams; by default `seed_everything`.
         sampling: temperature, top-k and top-p of the three stages; by default the paper's temperatures.
         stop_at_end: let the models end an utterance before the seconds are over.
@@ -61,6 +63,7 @@ class GenerateStage(StageModule):
         seconds: float = 7.0,
         prompt_seconds: float | None = None,
         count: int = 10,
+        limit: int | None = None,
         seed: int | None = None,
         sampling: StageSampling = StageSampling(),
         stop_at_end: bool = False,
@@ -70,10 +73,12 @@ class GenerateStage(StageModule):
         if seed is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.manner = Manner(mode, seed, sampling, seconds, prompt_seconds, stop_at_end)
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        if count < 1 or (limit is not None and limit < 1):
+            raise ValueError(f"count and limit must be at least 1, got {count} and {limit}")
         if prompts is not None and mode == "unconditional":
             raise ValueError(f"mode unconditional uses no prompts: leave {prompts} out, or choose another mode")
+        if limit is not None and mode == "unconditional":
+            raise ValueError(f"mode unconditional has no recordings that limit ({limit}) could choose from: use count")
         self.generator_folder = Path(generator) if generator else self.root / "generator"
         if not (self.generator_folder / "config.json").is_file():
             raise FileNotFoundError(
@@ -83,7 +88,7 @@ class GenerateStage(StageModule):
         self.prompts_folder = Path(prompts) if prompts is not None else None
         self.out = Path(out) if out else self.root / self.stage
         require_folder(self.out)
-        self.count = count
+        self.count, self.limit = count, limit
         self.generator = AudioLM.from_pretrained(self.generator_folder)
         if mode == "resynthesize":
             self.generator.require_units(f"mode {mode}")
@@ -149,6 +154,9 @@ class GenerateStage(StageModule):
     def _listed(self) -> list[Prompt]:
         if self.manner.mode == "unconditional":
             return free_prompts(self.count)
+        return spread(self._all_prompts(), self.limit)
+
+    def _all_prompts(self) -> list[Prompt]:
         most_seconds = self.manner.prompt_seconds if self.manner.mode == "continue" else None
         if self.prompts_folder is None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
