@@ -114,6 +114,7 @@ help: ## this list
 	@echo "  RUN=NAME        another chain, in checkpoints/runs/NAME"
 	@echo "  DEVICES=N NODES=N STRATEGY=NAME    processes per node, nodes, and auto | ddp | fsdp; default: what the stage's YAML says"
 	@echo "  ITEMS=FILE AUDIO=FOLDER ZEROSPEECH=FOLDER TRANSCRIPTS=FOLDER    benchmark data of make evaluation; EVALUATE=\"…\" other options"
+	@echo "  DETECTOR_PROMPTS=N    recordings that the detector learns from at most (2000; demo 200)"
 	@echo "  SLURM=1         submit the stages as jobs instead of running them here; with it:"
 	@echo "  PARTITION= TIME= ACCOUNT=    as sbatch takes them; SBATCH=\"…\" for whatever else it takes"
 	@echo "  GPUS=N CPUS=N   GPUs per node (default: one a process if the partition has any), CPUs per process"
@@ -194,7 +195,7 @@ acoustic: $(made.acoustic) ## baseline: codes without units     tokens/ -> acous
 generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without units -> generator-acoustic/
 
 # what the detector learns from: so many recordings of train speakers at most
-DETECTOR_PROMPTS ?= 2000
+DETECTOR_PROMPTS ?= $(if $(filter %demo,$(PRESET)),200,2000)
 AUDIO_TRAIN := $(ROOT)/evaluation/audio-train
 residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' layer in 24 codebooks
 detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes: %: $(ROOT)/%/done.json
