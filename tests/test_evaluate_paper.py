@@ -447,6 +447,32 @@ def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path
     assert "lightning fit -c stages/residual_tokenizer.yaml -c stages/demo/residual_tokenizer.yaml" in part
 
 
+def test_transcripts_of_either_kind_beside_the_recordings_are_found_by_one_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks, rglob = list[Path](), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, *words: walks.append(self) or rglob(self, *words))  # type: ignore[func-returns-value]
+    (tmp_path / "corpus" / "audio").mkdir(parents=True)
+    (tmp_path / "notes.tsv").write_text("a\tb\n1\t2\n")
+    for place in ("a.trans.txt", "audio/../a.trans.txt", "audio/texts.tsv", "texts.tsv"):
+        file = tmp_path / "corpus" / place
+        given = Given(tmp_path, data=tmp_path / "corpus" / ("" if place == "a.trans.txt" else "audio"))
+        found = place == "audio/../a.trans.txt"  # only tables are looked for in the folder above
+        assert lacks_transcripts(given)
+        file.write_text("utterance\ttext\n" if file.suffix == ".tsv" else "a HELLO\n")
+        walks.clear()
+        given = Given(given.root, data=given.data)
+        assert lacks_transcripts(given) == found
+        assert lacks_transcripts(given) == found
+        assert walks == [given.data]
+        file.unlink()
+
+
+def lacks_transcripts(given: Given) -> bool:
+    [[step]] = plan(given, ["asr"]).values()
+    return "transcripts of the recordings" in {lack.what for lack in step.lacking}
+
+
 def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(tmp_path: Path) -> None:
     root = tmp_path / "my chain"
     write_json(root / "chain.json", {"data": "/piano", "preset": "piano-demo"})

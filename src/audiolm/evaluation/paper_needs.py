@@ -70,8 +70,7 @@ def no_continuations(given: Given) -> Lacks:
 
 def no_transcripts(given: Given) -> Lacks:
     """A lack, where no transcripts were named and none lie beside the recordings."""
-    named = given.data or (given.root / "demo-corpus" if given.is_demo else given.chain.get("data"))
-    if given.transcripts is not None or (named and next(Path(named).rglob("*.trans.txt"), None) is not None):
+    if given.transcripts is not None or given.transcripts_beside:
         return ()
     return (Lack("transcripts of the recordings", given.again("--transcripts", "FOLDER")),)
 

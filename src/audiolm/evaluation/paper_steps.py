@@ -3,11 +3,13 @@
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from audiolm.evaluation.report_facts import ChainFacts
 from audiolm.files import read_json
+from audiolm.recognition.transcripts import transcript_files
 
 Numbers = Mapping[str, Mapping[str, float | None]]  # label of a row to name of a column to number
 HIERARCHY, CODES_ONLY = (
@@ -120,6 +122,13 @@ class Given:
     def is_demo(self) -> bool:
         """Whether the chain learnt from the demo corpus, which is there."""
         return self.chain.get("data") == "" and (self.root / "demo-corpus").is_dir()
+
+    @cached_property
+    def transcripts_beside(self) -> tuple[Path, ...]:
+        """Files of transcripts that came with the recordings. Looked for once: a corpus is large."""
+        learnt = self.root / "demo-corpus" if self.is_demo else self.chain.get("data")
+        named = self.data or (Path(learnt) if learnt else None)
+        return () if named is None else tuple(transcript_files(named))
 
     @property
     def is_piano(self) -> bool:
