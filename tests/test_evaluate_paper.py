@@ -15,6 +15,7 @@ from audiolm.evaluation.paper_claims import CLAIMS, Claim, Judged, Term, judge
 from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
 from audiolm.evaluation.paper_steps import Given
 from audiolm.evaluation.published import Published
+from audiolm.evaluation.report_facts import read_facts
 from audiolm.files import read_json, write_json
 from audiolm.manifest import Manifest, Utterance, write_manifest
 from audiolm.verbs import _parser, run_verb
@@ -485,6 +486,17 @@ def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(t
     made = next(shlex.split(lack.remedy) for lack in lacks if "--human" in lack.remedy)
     assert str(root / "generator") in made
     assert any("-c stages/demo/detector.yaml" in lack.remedy for lack in lacks)
+
+
+def test_make_commands_name_the_public_models_of_the_chain(tmp_path: Path) -> None:
+    stamp = {"data": "/talks", "preset": "small", "codec": "/models/my codec", "encoder": "facebook/hubert-base layer 9"}
+    write_json(tmp_path / "chain.json", stamp)
+    expected = ["make", "codec", "DATA=PATH/TO/talks", "PRESET=small", "CODEC=PATH/TO/my codec"]
+    expected += ["ENCODER=facebook/hubert-base", "LAYER=9"]
+    assert shlex.split(Given(tmp_path).make("codec")) == expected
+    assert shlex.split(read_facts(tmp_path).make("codec")) == expected
+    write_json(tmp_path / "chain.json", {"data": "", "preset": "demo", "codec": "", "encoder": "mfcc"})
+    assert Given(tmp_path).make("tokens") == read_facts(tmp_path).make("tokens") == "make tokens ENCODER=mfcc"
 
 
 def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:

@@ -163,7 +163,8 @@ class Given:
         """The make command for a target of this chain."""
         data, preset = self.chain.get("data"), self.chain.get("preset")
         named = None if data is None else Path(data).name
-        return ChainFacts(self.root, named, preset, None, 0, {}, None).make(target)
+        models = {name: self.chain.get(name, "") for name in ("codec", "encoder")}
+        return ChainFacts(self.root, named, preset, None, 0, {}, None, **models).make(target)
 
     def fit(self, stage: str) -> str:
         """The command that trains a stage which is not part of `make train-all`."""
