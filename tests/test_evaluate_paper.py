@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from audiolm.evaluate_paper import evaluate_paper
 from audiolm.evaluation import published
 from audiolm.evaluation.paper_claims import CLAIMS, Claim, Judged, Term, judge
 from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
+from audiolm.evaluation.paper_runs import digest
 from audiolm.evaluation.paper_steps import Given
 from audiolm.evaluation.published import Published
 from audiolm.evaluation.report_facts import read_facts
@@ -430,6 +432,25 @@ def test_every_command_is_one_that_its_verb_understands(tmp_path: Path) -> None:
     for step in checked:
         options = _parser().parse_args(list(step.arguments))
         assert step.by_hand or options.root == given.root
+
+
+def test_whatever_a_result_is_made_of_is_an_input_however_deep_it_lies(tmp_path: Path) -> None:
+    given = everything(tmp_path / "chain")
+    named = {name: tmp_path / name for name in ("audio", "data", "transcripts", "recogniser", "xvector", "zerospeech")}
+    deep = {name: folder / "lexical" / "dev" / "0.wav" for name, folder in named.items()}
+    for file in deep.values():
+        file.parent.mkdir(parents=True)
+        file.write_text("old")
+    models = {name: str(named.pop(name)) for name in ("recogniser", "xvector")}
+    given = replace(given, **named, **models)  # type: ignore[arg-type]
+    users = {"audio": {"table1", "layers"}, "transcripts": {"asr"}, "recogniser": {"asr"}, "xvector": {"speaker"}}
+    users |= {"zerospeech": {"swuggy"}, "data": {"asr", "speaker", "detector", "likelihood", "codec"}}
+    users["data"] |= {"prosody", "diversity", "music", "music-acoustic-only"}
+    steps = {step.name: step for steps in plan(given).values() for step in steps}
+    for name, file in deep.items():
+        before = {step: digest(steps[step].inputs) for step in steps}
+        file.write_text("changed")
+        assert {step for step in steps if digest(steps[step].inputs) != before[step]} == users[name]
 
 
 def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def tokens(given: Given) -> Sequence[Step]:
             given.at("table1") / "summary.json",
             readers.token_table,
             inputs=(
-                *needs.present(given.items),
+                *needs.present(given.items, given.audio),
                 *(given.root / stage / "best.ckpt" for row in rows for stage in TOKEN_STAGES[row]),
             ),
             lacking=needs.no_items(given) + (() if rows else missing),
@@ -66,7 +66,13 @@ def recognition(given: Given) -> Sequence[Step]:
             given.verb("asr", *needs.conditions(given), *public, *texts),
             given.at("asr") / "summary.json",
             readers.recognition_table,
-            inputs=(*needs.generator(given), given.root / "asr" / "best.ckpt", *needs.present(given.transcripts)),
+            inputs=(
+                *needs.generator(given),
+                *(needs.local(given.recogniser) if public else (given.root / "asr" / "best.ckpt",)),
+                *needs.spoken(given),
+                *needs.present(given.transcripts),
+                *given.transcripts_beside,
+            ),
             lacking=needs.no_generator(given)
             + (() if public else needs.untrained(given, "asr"))
             + needs.no_transcripts(given),
@@ -82,7 +88,12 @@ def speakers(given: Given) -> Sequence[Step]:
             given.verb("speaker", *needs.conditions(given), *(("--xvector", given.xvector) if given.xvector else ())),
             given.at("speaker") / "summary.json",
             readers.speaker_table,
-            inputs=(*needs.generator(given), given.root / "speaker" / "best.ckpt"),
+            inputs=(
+                *needs.generator(given),
+                given.root / "speaker" / "best.ckpt",
+                *needs.spoken(given),
+                *needs.local(given.xvector),
+            ),
             lacking=needs.no_generator(given) + needs.untrained(given, "speaker"),
         )
     ]
@@ -110,7 +121,7 @@ def detector(given: Given) -> Sequence[Step]:
             given.verb("detector", *needs.conditions(given)),
             given.at("detector") / "summary.json",
             readers.detector_table,
-            inputs=(*needs.generator(given), given.root / "detector" / "best.ckpt"),
+            inputs=(*needs.generator(given), given.root / "detector" / "best.ckpt", *needs.spoken(given)),
             lacking=needs.no_generator(given) + needs.untrained(given, "detector"),
         )
     ]
@@ -138,7 +149,7 @@ def acoustic_only(given: Given) -> Sequence[Step]:
             given.verb("likelihood", *folders, *real, *given.limited(), "--device", given.device),
             given.at("likelihood") / "summary.json",
             readers.likelihood_table,
-            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other)),
+            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other), *needs.spoken(given)),
             lacking=needs.no_generator(given) + needs.no_generated(given) + needs.no_acoustic_only(given),
         )
     ]
@@ -153,7 +164,7 @@ def codec(given: Given) -> Sequence[Step]:
             given.verb("codec", *chosen, *needs.data(given), *given.limited()),
             given.at("codec") / "pooled.json",
             readers.codec_table,
-            inputs=(given.root / "codec" / "best.ckpt", given.root / "manifest.jsonl"),
+            inputs=(given.root / "codec" / "best.ckpt", *needs.spoken(given)),
             lacking=needs.untrained(given, "codec") + needs.no_manifest(given),
         )
     ]
@@ -194,7 +205,7 @@ def _pairs(given: Given, verb: str, read: Callable[[Any], Numbers]) -> Step:
         given.verb(verb, "--data", data or "sLM21-dataset", "--device", given.device),
         given.at(f"{verb}-dev") / "summary.json",
         read,
-        inputs=needs.generator(given) + (() if data is None else (data / TASKS[verb] / "dev" / "gold.csv",)),
+        inputs=needs.generator(given) + (() if data is None else (data / TASKS[verb] / "dev",)),
         lacking=lacking + needs.no_generator(given),
     )
 
@@ -205,7 +216,7 @@ def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
         given.verb("layers", *needs.items(given), "--measure-only", *given.limited(), "--device", given.device),
         given.at("layers") / "layers.json",
         read,
-        inputs=(*needs.present(given.items), given.root / "encoder" / "best.ckpt"),
+        inputs=(*needs.present(given.items, given.audio), given.root / "encoder" / "best.ckpt"),
         lacking=needs.no_items(given) + needs.untrained(given, "encoder"),
     )
 
@@ -236,6 +247,6 @@ def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: 
         ),
         given.at(name) / "pooled.json",
         partial(readers.passage_table, end=", codes only" if name == "music-acoustic-only" else ""),
-        inputs=(*needs.present(folder), given.root / "manifest.jsonl"),
+        inputs=(*needs.present(folder), *needs.spoken(given)),
         lacking=missing + needs.no_manifest(given),
     )

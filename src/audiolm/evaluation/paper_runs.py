@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,12 @@ def _plain(record: Run) -> dict[str, Any]:
 
 
 def digest(paths: Sequence[Path]) -> str:
-    """Of names, sizes and times; of a folder those of the files right in it. What is not there has none."""
+    """Of names, sizes and times; of a folder those of all files below it. What is not there has none."""
     found = []
     for path in paths:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+        for file in sorted(files):
+            with suppress(FileNotFoundError):
                 stat = file.stat()
                 found.append((str(file), stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
