@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from audiolm.evaluate_paper import evaluate_paper
-from audiolm.evaluation import published
+from audiolm.evaluation import paper_plans, published
 from audiolm.evaluation.paper_claims import CLAIMS, Claim, Judged, Term, judge
 from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
 from audiolm.evaluation.paper_runs import digest
@@ -115,6 +115,12 @@ def make_chain(root: Path, results: Mapping[str, Any]) -> Path:
         write_json(root / "evaluation" / name, content)
         (root / "evaluation" / name).with_suffix(".svg").write_bytes(SVG)
     return root
+
+
+@pytest.fixture(autouse=True)
+def all_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra `evaluation` is installed: other measures have other folders."""
+    monkeypatch.setattr(paper_plans, "installed_measures", list)
 
 
 @pytest.fixture
@@ -303,11 +309,12 @@ def runner(root: Path, ran: list[str], *, fails: str = "") -> Run:
     """In place of the verbs: notes what runs, writes its result, or fails."""
 
     def run(arguments: list[str]) -> None:
-        _parser().parse_args(arguments)  # the verb knows these options
+        options = _parser().parse_args(arguments)  # the verb knows these options
         ran.append(arguments[1])
         if arguments[1] == fails:
             raise ValueError("no <such> folder")
-        write_json(root / "evaluation" / f"{arguments[1]}-dev" / "summary.json", pair_rows(0.75))
+        out = options.out or root / "evaluation" / f"{arguments[1]}-dev"
+        write_json(out / "summary.json", pair_rows(0.75))
 
     return run
 
@@ -366,7 +373,8 @@ def test_an_interrupted_run_is_interrupted_and_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         pairs_of(root, interrupted)
-    assert "interrupted" in read_json(root / "evaluation" / "paper" / "swuggy.json", made_by="")["error"]
+    [record] = (root / "evaluation" / "paper").glob("swuggy-dev-*.json")
+    assert "interrupted" in read_json(record, made_by="")["error"]
     pairs_of(root, runner(root, ran))
     assert ran == ["swuggy", "sblimp"]
 
@@ -451,6 +459,65 @@ def test_whatever_a_result_is_made_of_is_an_input_however_deep_it_lies(tmp_path:
         before = {step: digest(steps[step].inputs) for step in steps}
         file.write_text("changed")
         assert {step for step in steps if digest(steps[step].inputs) != before[step]} == users[name]
+
+
+def test_results_with_a_limit_and_without_lie_side_by_side(tmp_path: Path) -> None:
+    root, ran = make_chain(tmp_path / "chain", {}), list[str]()
+    (root / "codec").mkdir()
+    (root / "codec" / "best.ckpt").touch()
+    (root / "manifest.jsonl").touch()
+
+    def run(arguments: list[str]) -> None:
+        options = _parser().parse_args(arguments)
+        ran.append(str(options.limit))
+        row = {"levels": 4, "bitrate_bps": 2000.0, "measure": "mel", "mean": options.limit or 0.5}
+        out = options.out or root / "evaluation" / "codec"
+        assert not out.exists()  # where the verb would refuse
+        write_json(out / "pooled.json", {"rows": [row], "titles": {"mel": "mel"}})
+
+    for options in (("--limit", "20"), (), ("--limit", "20"), (), ("--limit", "7")):
+        limit = options[-1] if options else "0.5"
+        expected = ["4 levels", "2,000", limit]
+        for more in ((), ("--page-only",)):
+            page = evaluate(root, "--only", "codec", *options, *more, run=run)
+            assert rows_of(section(page, "codec by levels")) == [expected]
+            assert ("no more than" in page) == bool(options)
+            assert (f"--limit {limit} --page-only" in page) == bool(options)
+    assert ran == ["20", "None", "7"]
+
+
+def test_steps_of_other_options_have_other_folders_and_tell_their_verbs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = everything(tmp_path / "chain")
+    (tmp_path / "other").mkdir()
+    folders = {name: results_of(given) for name in ("all",)}
+    folders |= {
+        name: results_of(replace(given, **{name: tmp_path / "other"}))  # type: ignore[arg-type]
+        for name in ("items", "audio", "zerospeech", "transcripts", "data", "acoustic_only", "recogniser", "xvector")
+    }
+    folders["limit"] = results_of(replace(given, limit=4))
+    monkeypatch.setattr(paper_plans, "installed_measures", lambda names: [name for name in names if name == "mel"])
+    folders["measures"] = results_of(given)
+    changed = {name: {step for step in found if found[step] != folders["all"][step]} for name, found in folders.items()}
+    passages = {"prosody", "diversity", "music", "music-acoustic-only"}
+    conditions = {"asr", "speaker", "detector", "likelihood", "codec", *passages}
+    assert changed["items"] == changed["audio"] == {"table1", "layers"}
+    assert changed["zerospeech"] == {"swuggy", "sblimp"}
+    assert changed["transcripts"] == changed["recogniser"] == {"asr"}
+    assert changed["xvector"] == {"speaker"}
+    assert changed["acoustic_only"] == {"likelihood", "music-acoustic-only"}
+    assert changed["data"] == conditions
+    assert changed["limit"] == {"table1", "layers", *conditions}
+    assert changed["measures"] == {"table1", "codec"}
+
+
+def results_of(given: Given) -> dict[str, Path]:
+    """The folder of each step's result, which its command names."""
+    steps = [step for steps in plan(given).values() for step in steps if not step.by_hand]
+    for step in steps:
+        assert step.arguments[step.arguments.index("--out") + 1] == str(step.result.parent)
+    return {step.name: step.result.parent for step in steps}
 
 
 def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ def write_page(
         "Each table and figure of “AudioLM: a Language Modeling Approach to Audio Generation” (arXiv 2209.03143, version 2) "
         "beside what this chain gives. A column says whose it is; what was not measured says which command measures it."
     )
+    if given.options:
+        said = shlex.join(word for option in given.options for word in option)
+        lead = join([lead, paragraph("Only results of these options: ", element("code", said), ".")])
+    if given.limit is not None:
+        lead = join([lead, paragraph(f"What can be limited is measured on no more than {given.limit} recordings.")])
     path = given.root / "report" / "paper.html"
     with atomic_path(path) as temporary:
         temporary.write_text(page("AudioLM: the paper's evaluation", lead, sections), encoding="utf-8")

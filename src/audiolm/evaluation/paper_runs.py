@@ -63,7 +63,7 @@ def read_run(step: Step, records: Path) -> Run | None:
     Raises:
         ValueError: naming the file, if it is damaged.
     """
-    path = records / f"{step.name}.json"
+    path = records / step.record
     if not path.exists():
         return None
     found = read_json(path, made_by="`audiolm evaluate paper`")
@@ -94,7 +94,7 @@ def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str
     finally:
         seconds = round(before + time.monotonic() - started, 1)
         record = Run(step.arguments, inputs, seconds, machine(), error)
-        write_json(records / f"{step.name}.json", _plain(record))
+        write_json(records / step.record, _plain(record))
     return error
 
 
