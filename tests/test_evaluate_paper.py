@@ -12,7 +12,7 @@ import pytest
 
 from audiolm.evaluate_paper import evaluate_paper
 from audiolm.evaluation import paper_plans, published
-from audiolm.evaluation.paper_claims import CLAIMS, Claim, Judged, Term, judge
+from audiolm.evaluation.paper_claims import CHANGED, CLAIMS, Claim, Judged, Term, judge
 from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
 from audiolm.evaluation.paper_runs import digest
 from audiolm.evaluation.paper_steps import Given
@@ -214,8 +214,41 @@ def test_one_comparison_against_it_decides_and_those_that_are_missing_are_counte
     claim = Claim("", "x", tuple((Term(name, "c"), Term("high", "c")) for name in ("low", "higher", "absent")))
     numbers = {"low": {"c": 1.0}, "high": {"c": 2.0}, "higher": {"c": 3.0}}
     words = "low 1 < high 2; higher 3 > high 2"
-    assert judge(claim, {"x": numbers}) == Judged(claim, "not seen", words, missing=1)
-    assert judge(claim, {}) == Judged(claim, "not measured", "", missing=3)
+    assert judge(claim, {"x": numbers}) == Judged(claim, "not seen", words, missing=("absent < high",))
+    every = ("low < high", "higher < high", "absent < high")
+    assert judge(claim, {}) == Judged(claim, "not measured", "", missing=every)
+
+
+def test_a_claim_of_which_some_is_missing_or_of_other_inputs_is_not_simply_seen() -> None:
+    claim = Claim("", "x", ((Term("a", "c"), Term("b", "c")), (Term("a", "c"), Term("d", "c"))))
+    numbers = {"x": {"a": {"c": 1.0}, "b": {"c": 2.0}}}
+    assert judge(claim, numbers) == Judged(claim, "seen in part", "a 1 < b 2", missing=("a < d",))
+    changed = "not measured (its inputs have changed since)"
+    assert judge(claim, numbers, {"x": {"d": {"c": 0.5}}}).missing == (f"a < d, {CHANGED}",)
+    assert judge(claim, {"x": {"b": {"c": 2.0}}}, {"x": {"a": {"c": 1.0}}}).verdict == changed
+    assert judge(claim, {}, numbers).verdict == changed
+    assert judge(claim, {}, {"y": numbers["x"]}).verdict == "not measured"
+
+
+def test_results_of_changed_inputs_are_shown_and_not_judged_even_where_the_next_run_failed(tmp_path: Path) -> None:
+    root, ran, claim = ready(tmp_path), list[str](), "Words are likelier than non-words"
+    assert judged_of(pairs_of(root, runner(root, ran)), claim) == "seen"
+    for task in ("lexical", "syntactic"):
+        (root / "zs" / task / "dev" / "gold.csv").write_text("another")
+        page = evaluate(root, "--page-only", "--zerospeech", str(root / "zs"))
+        expected = "seen in part" if task == "lexical" else "not measured (its inputs have changed since)"
+        assert judged_of(page, claim) == expected
+    assert "75" in rows_of(section(page, "Table IV"))[0]
+    with pytest.raises(Exception, match="no <such> folder"):
+        pairs_of(root, runner(root, ran, fails="swuggy"))
+    assert judged_of(page_of(root), claim) == "seen in part"  # of sBLIMP, which ran
+    assert CHANGED in section(page_of(root), "orderings")
+    assert judged_of(pairs_of(root, runner(root, ran)), claim) == "seen"
+
+
+def judged_of(page: str, claim: str) -> str:
+    [verdict] = [row[1] for row in rows_of(section(page, "orderings")) if row[0].startswith(claim)]
+    return verdict
 
 
 def test_the_papers_own_numbers_show_its_orderings() -> None:

@@ -27,6 +27,7 @@ class Run:
         seconds: in this process, over all attempts with the same arguments and inputs; a killed attempt counts none.
         machine: the last attempt's.
         error: why the last attempt failed; empty where it did not.
+        made_of: the digest of the last attempt that did not fail, whose result is there; empty where all did.
     """
 
     arguments: tuple[str, ...]
@@ -34,6 +35,7 @@ class Run:
     seconds: float
     machine: str
     error: str = ""
+    made_of: str = ""
 
 
 def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], None]) -> None:
@@ -57,6 +59,11 @@ def is_done(step: Step, records: Path) -> bool:
     return last is not None and not last.error and step.result.exists() and _same(last, step)
 
 
+def is_stale(step: Step, run: Run | None) -> bool:
+    """Whether a result is of other inputs than those that are there now. Of one without a record that is not known."""
+    return run is not None and run.made_of != digest(step.inputs)
+
+
 def read_run(step: Step, records: Path) -> Run | None:
     """The record of a step, or None where it has not been run.
 
@@ -68,8 +75,9 @@ def read_run(step: Step, records: Path) -> Run | None:
         return None
     found = read_json(path, made_by="`audiolm evaluate paper`")
     try:
+        found.setdefault("made_of", "" if found["error"] else found["inputs"])  # the first records had none
         return Run(**{**found, "arguments": tuple(found["arguments"]), "seconds": float(found["seconds"])})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no record of a step ({error}): it was edited. Remove it.") from error
 
 
@@ -93,7 +101,8 @@ def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str
         )
     finally:
         seconds = round(before + time.monotonic() - started, 1)
-        record = Run(step.arguments, inputs, seconds, machine(), error)
+        made_of = inputs if not error else last.made_of if last is not None else ""
+        record = Run(step.arguments, inputs, seconds, machine(), error, made_of)
         write_json(records / step.record, _plain(record))
     return error
 
