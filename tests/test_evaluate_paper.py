@@ -610,7 +610,12 @@ def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(t
 
 
 def test_make_commands_name_the_public_models_of_the_chain(tmp_path: Path) -> None:
-    stamp = {"data": "/talks", "preset": "small", "codec": "/models/my codec", "encoder": "facebook/hubert-base layer 9"}
+    stamp = {
+        "data": "/talks",
+        "preset": "small",
+        "codec": "/models/my codec",
+        "encoder": "facebook/hubert-base layer 9",
+    }
     write_json(tmp_path / "chain.json", stamp)
     expected = ["make", "codec", "DATA=PATH/TO/talks", "PRESET=small", "CODEC=PATH/TO/my codec"]
     expected += ["ENCODER=facebook/hubert-base", "LAYER=9"]

@@ -70,7 +70,7 @@ def judge(claim: Claim, tables: Mapping[str, Numbers], older: Mapping[str, Numbe
         older: numbers of inputs that have changed since, which are not compared.
     """
     numbers, old = tables.get(claim.experiment, {}), (older or {}).get(claim.experiment, {})
-    held, words = [], list[str]()
+    held, words = list[bool](), list[str]()
     missing, any_changed = list[str](), False
     several = len({larger.column for _, larger in claim.below}) > 1  # then each comparison says what of
     for smaller, larger in claim.below:

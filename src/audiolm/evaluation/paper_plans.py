@@ -235,9 +235,7 @@ def _pairs(given: Given, verb: str, read: Callable[[Any], Numbers]) -> Step:
     out = given.at(f"{verb}-dev", given.zerospeech)
     return Step(
         verb,
-        given.verb(
-            verb, "--data", data or "sLM21-dataset", "--device", given.device, *_out(given, out, f"{verb}-dev")
-        ),
+        given.verb(verb, "--data", data or "sLM21-dataset", "--device", given.device, *_out(given, out, f"{verb}-dev")),
         out / "summary.json",
         read,
         inputs=needs.generator(given) + (() if data is None else (data / TASKS[verb] / "dev",)),

@@ -84,7 +84,8 @@ def read_run(step: Step, records: Path) -> Run | None:
 def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str:
     """Run it and write its record; returns what went wrong, or nothing."""
     last, inputs, started = read_run(step, records), digest(step.inputs), time.monotonic()
-    before = last.seconds if last is not None and _same(last, step) else 0.0
+    same = last is not None and (last.arguments, last.inputs) == (step.arguments, inputs)
+    before = last.seconds if last is not None and same else 0.0
     error = "It was interrupted."
     try:
         run(list(step.arguments))
@@ -119,7 +120,9 @@ def digest(paths: Sequence[Path]) -> str:
     """Of names, sizes and times; of a folder those of all files below it. What is not there has none."""
     found = []
     for path in paths:
-        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+        files = (
+            [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+        )
         for file in sorted(files):
             with suppress(FileNotFoundError):
                 stat = file.stat()

@@ -153,9 +153,7 @@ class Given:
         usual = self.root / "generate-acoustic"
         return self.acoustic_only or (usual if usual.is_dir() else None)
 
-    def at(
-        self, verb: str, *named: str | Path | None, limited: bool = False, measures: Sequence[str] = ()
-    ) -> Path:
+    def at(self, verb: str, *named: str | Path | None, limited: bool = False, measures: Sequence[str] = ()) -> Path:
         """The folder of a verb's results: of each set of options its own, of the chain alone one of the verb's name.
 
         Args:

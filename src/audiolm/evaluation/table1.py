@@ -154,7 +154,11 @@ def measure_table1(
 def _finished(out: Path) -> list[str]:
     """The kinds of tokens that the folder has rows of."""
     path = out / "summary.json"
-    return [row["tokens"] for row in read_json(path, made_by=f"`audiolm evaluate {VERB}`")["rows"]] if path.exists() else []
+    return (
+        [row["tokens"] for row in read_json(path, made_by=f"`audiolm evaluate {VERB}`")["rows"]]
+        if path.exists()
+        else []
+    )
 
 
 def _load(root: Path, token: TokenType) -> DetokenizedCodec:
