@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from audiolm.evaluate_paper import evaluate_paper
-from audiolm.evaluation import published
-from audiolm.evaluation.paper_claims import CLAIMS, Claim, Judged, Term, judge
+from audiolm.evaluation import paper_plans, published
+from audiolm.evaluation.paper_claims import CHANGED, CLAIMS, Claim, Judged, Term, judge
 from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
+from audiolm.evaluation.paper_runs import digest
 from audiolm.evaluation.paper_steps import Given
 from audiolm.evaluation.published import Published
+from audiolm.evaluation.report_facts import read_facts
 from audiolm.files import read_json, write_json
 from audiolm.manifest import Manifest, Utterance, write_manifest
 from audiolm.verbs import _parser, run_verb
@@ -114,6 +117,12 @@ def make_chain(root: Path, results: Mapping[str, Any]) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def all_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra `evaluation` is installed: other measures have other folders."""
+    monkeypatch.setattr(paper_plans, "installed_measures", list)
+
+
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
     return make_chain(tmp_path / "chain", summaries())
@@ -205,8 +214,41 @@ def test_one_comparison_against_it_decides_and_those_that_are_missing_are_counte
     claim = Claim("", "x", tuple((Term(name, "c"), Term("high", "c")) for name in ("low", "higher", "absent")))
     numbers = {"low": {"c": 1.0}, "high": {"c": 2.0}, "higher": {"c": 3.0}}
     words = "low 1 < high 2; higher 3 > high 2"
-    assert judge(claim, {"x": numbers}) == Judged(claim, "not seen", words, missing=1)
-    assert judge(claim, {}) == Judged(claim, "not measured", "", missing=3)
+    assert judge(claim, {"x": numbers}) == Judged(claim, "not seen", words, missing=("absent < high",))
+    every = ("low < high", "higher < high", "absent < high")
+    assert judge(claim, {}) == Judged(claim, "not measured", "", missing=every)
+
+
+def test_a_claim_of_which_some_is_missing_or_of_other_inputs_is_not_simply_seen() -> None:
+    claim = Claim("", "x", ((Term("a", "c"), Term("b", "c")), (Term("a", "c"), Term("d", "c"))))
+    numbers = {"x": {"a": {"c": 1.0}, "b": {"c": 2.0}}}
+    assert judge(claim, numbers) == Judged(claim, "seen in part", "a 1 < b 2", missing=("a < d",))
+    changed = "not measured (its inputs have changed since)"
+    assert judge(claim, numbers, {"x": {"d": {"c": 0.5}}}).missing == (f"a < d, {CHANGED}",)
+    assert judge(claim, {"x": {"b": {"c": 2.0}}}, {"x": {"a": {"c": 1.0}}}).verdict == changed
+    assert judge(claim, {}, numbers).verdict == changed
+    assert judge(claim, {}, {"y": numbers["x"]}).verdict == "not measured"
+
+
+def test_results_of_changed_inputs_are_shown_and_not_judged_even_where_the_next_run_failed(tmp_path: Path) -> None:
+    root, ran, claim = ready(tmp_path), list[str](), "Words are likelier than non-words"
+    assert judged_of(pairs_of(root, runner(root, ran)), claim) == "seen"
+    for task in ("lexical", "syntactic"):
+        (root / "zs" / task / "dev" / "gold.csv").write_text("another")
+        page = evaluate(root, "--page-only", "--zerospeech", str(root / "zs"))
+        expected = "seen in part" if task == "lexical" else "not measured (its inputs have changed since)"
+        assert judged_of(page, claim) == expected
+    assert ["AudioLM", "71.5", "75", "83.7", "75", "64.7", "75"] in rows_of(section(page, "Table IV"))
+    with pytest.raises(Exception, match="no <such> folder"):
+        pairs_of(root, runner(root, ran, fails="swuggy"))
+    assert judged_of(page_of(root), claim) == "seen in part"  # of sBLIMP, which ran
+    assert CHANGED in section(page_of(root), "orderings")
+    assert judged_of(pairs_of(root, runner(root, ran)), claim) == "seen"
+
+
+def judged_of(page: str, claim: str) -> str:
+    [verdict] = [row[1] for row in rows_of(section(page, "orderings")) if row[0].startswith(claim)]
+    return verdict
 
 
 def test_the_papers_own_numbers_show_its_orderings() -> None:
@@ -300,11 +342,12 @@ def runner(root: Path, ran: list[str], *, fails: str = "") -> Run:
     """In place of the verbs: notes what runs, writes its result, or fails."""
 
     def run(arguments: list[str]) -> None:
-        _parser().parse_args(arguments)  # the verb knows these options
+        options = _parser().parse_args(arguments)  # the verb knows these options
         ran.append(arguments[1])
         if arguments[1] == fails:
             raise ValueError("no <such> folder")
-        write_json(root / "evaluation" / f"{arguments[1]}-dev" / "summary.json", pair_rows(0.75))
+        out = options.out or root / "evaluation" / f"{arguments[1]}-dev"
+        write_json(out / "summary.json", pair_rows(0.75))
 
     return run
 
@@ -363,7 +406,8 @@ def test_an_interrupted_run_is_interrupted_and_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         pairs_of(root, interrupted)
-    assert "interrupted" in read_json(root / "evaluation" / "paper" / "swuggy.json", made_by="")["error"]
+    [record] = (root / "evaluation" / "paper").glob("swuggy-dev-*.json")
+    assert "interrupted" in read_json(record, made_by="")["error"]
     pairs_of(root, runner(root, ran))
     assert ran == ["swuggy", "sblimp"]
 
@@ -431,6 +475,85 @@ def test_every_command_is_one_that_its_verb_understands(tmp_path: Path) -> None:
         assert step.by_hand or options.root == given.root
 
 
+def test_whatever_a_result_is_made_of_is_an_input_however_deep_it_lies(tmp_path: Path) -> None:
+    given = everything(tmp_path / "chain")
+    named = {name: tmp_path / name for name in ("audio", "data", "transcripts", "recogniser", "xvector", "zerospeech")}
+    deep = {name: folder / "lexical" / "dev" / "0.wav" for name, folder in named.items()}
+    for file in deep.values():
+        file.parent.mkdir(parents=True)
+        file.write_text("old")
+    models = {name: str(named.pop(name)) for name in ("recogniser", "xvector")}
+    given = replace(given, **named, **models)  # type: ignore[arg-type]
+    users = {"audio": {"table1", "layers"}, "transcripts": {"asr"}, "recogniser": {"asr"}, "xvector": {"speaker"}}
+    users |= {"zerospeech": {"swuggy"}, "data": {"asr", "speaker", "detector", "likelihood", "codec"}}
+    users["data"] |= {"prosody", "diversity", "music", "music-acoustic-only"}
+    steps = {step.name: step for steps in plan(given).values() for step in steps}
+    for name, file in deep.items():
+        before = {step: digest(steps[step].inputs) for step in steps}
+        file.write_text("changed")
+        assert {step for step in steps if digest(steps[step].inputs) != before[step]} == users[name]
+
+
+def test_results_with_a_limit_and_without_lie_side_by_side(tmp_path: Path) -> None:
+    root, ran = make_chain(tmp_path / "chain", {}), list[str]()
+    (root / "codec").mkdir()
+    (root / "codec" / "best.ckpt").touch()
+    speech = Utterance("0", "0.flac", "0", "test", 0, 160000, 16000, True, 0.0)
+    write_manifest(Manifest(root=str(tmp_path), utterances=(speech,)), root / "manifest.jsonl")  # type: ignore[arg-type]
+
+    def run(arguments: list[str]) -> None:
+        options = _parser().parse_args(arguments)
+        ran.append(str(options.limit))
+        row = {"levels": 4, "bitrate_bps": 2000.0, "measure": "mel", "mean": options.limit or 0.5}
+        out = options.out or root / "evaluation" / "codec"
+        assert not out.exists()  # where the verb would refuse
+        write_json(out / "pooled.json", {"rows": [row], "titles": {"mel": "mel"}})
+
+    for options in (("--limit", "20"), (), ("--limit", "20"), (), ("--limit", "7")):
+        limit = options[-1] if options else "0.5"
+        expected = ["4 levels", "2,000", limit]
+        for more in ((), ("--page-only",)):
+            page = evaluate(root, "--only", "codec", *options, *more, run=run)
+            assert rows_of(section(page, "codec by levels")) == [expected]
+            assert ("no more than" in page) == bool(options)
+            assert (f"--limit {limit} --page-only" in page) == bool(options)
+    assert ran == ["20", "None", "7"]
+
+
+def test_steps_of_other_options_have_other_folders_and_tell_their_verbs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = everything(tmp_path / "chain")
+    (tmp_path / "other").mkdir()
+    folders = {name: results_of(given) for name in ("all",)}
+    folders |= {
+        name: results_of(replace(given, **{name: tmp_path / "other"}))  # type: ignore[arg-type]
+        for name in ("items", "audio", "zerospeech", "transcripts", "data", "acoustic_only", "recogniser", "xvector")
+    }
+    folders["limit"] = results_of(replace(given, limit=4))
+    monkeypatch.setattr(paper_plans, "installed_measures", lambda names: [name for name in names if name == "mel"])
+    folders["measures"] = results_of(given)
+    changed = {name: {step for step in found if found[step] != folders["all"][step]} for name, found in folders.items()}
+    passages = {"prosody", "diversity", "music", "music-acoustic-only"}
+    conditions = {"asr", "speaker", "detector", "likelihood", "codec", *passages}
+    assert changed["items"] == changed["audio"] == {"table1", "layers"}
+    assert changed["zerospeech"] == {"swuggy", "sblimp"}
+    assert changed["transcripts"] == changed["recogniser"] == {"asr"}
+    assert changed["xvector"] == {"speaker"}
+    assert changed["acoustic_only"] == {"likelihood", "music-acoustic-only"}
+    assert changed["data"] == conditions
+    assert changed["limit"] == {"table1", "layers", *conditions}
+    assert changed["measures"] == {"table1", "codec"}
+
+
+def results_of(given: Given) -> dict[str, Path]:
+    """The folder of each step's result, which its command names."""
+    steps = [step for steps in plan(given).values() for step in steps if not step.by_hand]
+    for step in steps:
+        assert step.arguments[step.arguments.index("--out") + 1] == str(step.result.parent)
+    return {step.name: step.result.parent for step in steps}
+
+
 def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path) -> None:
     given = everything(tmp_path)
     (tmp_path / "residual_tokenizer" / "best.ckpt").unlink()
@@ -447,6 +570,32 @@ def test_rows_of_table_1_without_a_decoder_are_left_out_and_named(tmp_path: Path
     assert "lightning fit -c stages/residual_tokenizer.yaml -c stages/demo/residual_tokenizer.yaml" in part
 
 
+def test_transcripts_of_either_kind_beside_the_recordings_are_found_by_one_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks, rglob = list[Path](), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, *words: walks.append(self) or rglob(self, *words))  # type: ignore[func-returns-value]
+    (tmp_path / "corpus" / "audio").mkdir(parents=True)
+    (tmp_path / "notes.tsv").write_text("a\tb\n1\t2\n")
+    for place in ("a.trans.txt", "audio/../a.trans.txt", "audio/texts.tsv", "texts.tsv"):
+        file = tmp_path / "corpus" / place
+        given = Given(tmp_path, data=tmp_path / "corpus" / ("" if place == "a.trans.txt" else "audio"))
+        found = place == "audio/../a.trans.txt"  # only tables are looked for in the folder above
+        assert lacks_transcripts(given)
+        file.write_text("utterance\ttext\n" if file.suffix == ".tsv" else "a HELLO\n")
+        walks.clear()
+        given = Given(given.root, data=given.data)
+        assert lacks_transcripts(given) == found
+        assert lacks_transcripts(given) == found
+        assert walks == [given.data]
+        file.unlink()
+
+
+def lacks_transcripts(given: Given) -> bool:
+    [[step]] = plan(given, ["asr"]).values()
+    return "transcripts of the recordings" in {lack.what for lack in step.lacking}
+
+
 def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(tmp_path: Path) -> None:
     root = tmp_path / "my chain"
     write_json(root / "chain.json", {"data": "/piano", "preset": "piano-demo"})
@@ -459,6 +608,22 @@ def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(t
     made = next(shlex.split(lack.remedy) for lack in lacks if "--human" in lack.remedy)
     assert str(root / "generator") in made
     assert any("-c stages/demo/detector.yaml" in lack.remedy for lack in lacks)
+
+
+def test_make_commands_name_the_public_models_of_the_chain(tmp_path: Path) -> None:
+    stamp = {
+        "data": "/talks",
+        "preset": "small",
+        "codec": "/models/my codec",
+        "encoder": "facebook/hubert-base layer 9",
+    }
+    write_json(tmp_path / "chain.json", stamp)
+    expected = ["make", "codec", "DATA=PATH/TO/talks", "PRESET=small", "CODEC=PATH/TO/my codec"]
+    expected += ["ENCODER=facebook/hubert-base", "LAYER=9"]
+    assert shlex.split(Given(tmp_path).make("codec")) == expected
+    assert shlex.split(read_facts(tmp_path).make("codec")) == expected
+    write_json(tmp_path / "chain.json", {"data": "", "preset": "demo", "codec": "", "encoder": "mfcc"})
+    assert Given(tmp_path).make("tokens") == read_facts(tmp_path).make("tokens") == "make tokens ENCODER=mfcc"
 
 
 def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:

@@ -244,7 +244,22 @@ def test_what_was_measured_is_not_computed_again(
     first = table1("--only", "units", "all-codes")
     monkeypatch.setattr(DetokenizedCodec, "encode", lambda *_: pytest.fail("encoded again"))
     assert table1("--only", "all-codes", "units") == first
-    assert table1("--only", "all-codes") == first[1:]
+    assert table1("--only", "all-codes") == first
+
+
+def test_rows_of_other_kinds_stay_and_are_of_the_same_models(root: Path, table1: Callable[..., Any]) -> None:
+    (codes,) = table1("--only", "all-codes")
+    both = table1("--only", "units")
+    assert [row["tokens"] for row in both] == ["units", "all-codes"]
+    assert both[1] == codes
+    written = list(csv.DictReader((root / "evaluation" / "table1" / "table1.csv").open()))
+    assert [row["tokens"] for row in written] == ["units", "all-codes"]
+    content = torch.load(root / "detokenizer_all_codes" / "best.ckpt", weights_only=True)
+    levels, digest = LEVELS["all-codes"], content[HEADER]["sources"]["codec"]
+    write_detokenizer(root, "detokenizer_all_codes", digest, levels=levels, seed=1)
+    with pytest.raises(ValueError, match=r"all-codes/codec holds measurements of other things: codec_digest"):
+        table1("--only", "units")
+    assert summary(root)["rows"] == both
 
 
 def test_a_run_that_was_killed_goes_on_with_the_next_recording(

@@ -1,13 +1,14 @@
 """The orderings that the paper claims, and whether our numbers show them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from audiolm.evaluation import published
 from audiolm.evaluation.paper_steps import CODES_ONLY, HIERARCHY, Numbers
 
-Verdict = Literal["seen", "not seen", "not measured"]
+CHANGED = "its inputs have changed since"
+Verdict = Literal["seen", "seen in part", "not seen", "not measured", "not measured (its inputs have changed since)"]
 CHANCE = 50.0  # percent, of two alternatives
 
 
@@ -51,29 +52,46 @@ class Judged:
 
     Attributes:
         figures: the comparisons that could be made, in words; empty where there was none.
-        missing: comparisons that could not be made.
+        missing: the comparisons that could not be made, as the claim has them.
     """
 
     claim: Claim
     verdict: Verdict
     figures: str
-    missing: int = 0
+    missing: tuple[str, ...] = ()
 
 
-def judge(claim: Claim, tables: Mapping[str, Numbers]) -> Judged:
-    """Compare what was measured: seen if every comparison holds, not measured if none could be made. Equal is not seen."""
-    numbers = tables.get(claim.experiment, {})
-    held, words = [], []
+def judge(claim: Claim, tables: Mapping[str, Numbers], older: Mapping[str, Numbers] | None = None) -> Judged:
+    """Compare what was measured: seen if every comparison holds, in part if others could not be made, not measured if none
+    could. Equal is not seen, and one that does not hold decides.
+
+    Args:
+        tables: our numbers, by name of the experiment.
+        older: numbers of inputs that have changed since, which are not compared.
+    """
+    numbers, old = tables.get(claim.experiment, {}), (older or {}).get(claim.experiment, {})
+    held, words = list[bool](), list[str]()
+    missing, any_changed = list[str](), False
     several = len({larger.column for _, larger in claim.below}) > 1  # then each comparison says what of
     for smaller, larger in claim.below:
         low, high = smaller.value(numbers), larger.value(numbers)
+        column = f" ({larger.column})" if several else ""
         if low is None or high is None:
+            changed = any(term.value(numbers) is None and term.value(old) is not None for term in (smaller, larger))
+            any_changed |= changed
+            missing.append(f"{smaller.name} < {larger.name}{column}" + (f", {CHANGED}" if changed else ""))
             continue
         held.append(low < high)
-        column = f" ({larger.column})" if several else ""
         words.append(f"{smaller.name} {low:.4g} {_sign(low, high)} {larger.name} {high:.4g}{column}")
-    verdict: Verdict = "not measured" if not held else "seen" if all(held) else "not seen"
-    return Judged(claim, verdict, "; ".join(words), len(claim.below) - len(held))
+    return Judged(claim, _verdict(held, missing, any_changed=any_changed), "; ".join(words), tuple(missing))
+
+
+def _verdict(held: Sequence[bool], missing: Sequence[str], *, any_changed: bool) -> Verdict:
+    if not held:
+        return "not measured (its inputs have changed since)" if any_changed else "not measured"
+    if not all(held):
+        return "not seen"
+    return "seen in part" if missing else "seen"
 
 
 def _sign(low: float, high: float) -> str:

@@ -36,6 +36,16 @@ def present(*paths: Path | None) -> tuple[Path, ...]:
     return tuple(path for path in paths if path is not None)
 
 
+def spoken(given: Given) -> tuple[Path, ...]:
+    """The recordings that verbs take: those named, else the chain's, which its list has with their sizes."""
+    return (given.data or given.root / "manifest.jsonl",)
+
+
+def local(model: str | None) -> tuple[Path, ...]:
+    """The folder of a public model, if it is one here and no name of a hub."""
+    return (Path(model),) if model and Path(model).exists() else ()
+
+
 def generator(given: Given) -> tuple[Path, ...]:
     """What a result of the generator depends on."""
     return (given.root / "generator",)
@@ -70,8 +80,7 @@ def no_continuations(given: Given) -> Lacks:
 
 def no_transcripts(given: Given) -> Lacks:
     """A lack, where no transcripts were named and none lie beside the recordings."""
-    named = given.data or (given.root / "demo-corpus" if given.is_demo else given.chain.get("data"))
-    if given.transcripts is not None or (named and next(Path(named).rglob("*.trans.txt"), None) is not None):
+    if given.transcripts is not None or given.transcripts_beside:
         return ()
     return (Lack("transcripts of the recordings", given.again("--transcripts", "FOLDER")),)
 

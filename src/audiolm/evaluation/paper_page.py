@@ -5,14 +5,14 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from audiolm.evaluation.paper_claims import CLAIMS, Judged, judge
+from audiolm.evaluation.paper_claims import CLAIMS, Judged, Verdict, judge
 from audiolm.evaluation.paper_experiments import Experiment
 from audiolm.evaluation.paper_found import Found, find
 from audiolm.evaluation.paper_readers import columns_of
-from audiolm.evaluation.paper_runs import Run, digest
-from audiolm.evaluation.paper_steps import Given, Lack, Numbers, Step
+from audiolm.evaluation.paper_runs import Run
+from audiolm.evaluation.paper_steps import Given, Lack, Step
 from audiolm.evaluation.paper_words import chain_section, explained_section
 from audiolm.evaluation.report_page import Html, element, figure, join, page, paragraph, table
 from audiolm.files import atomic_path
@@ -21,7 +21,7 @@ NONE = "–"
 MOST_ROWS = 60  # of a result, shown below its table; the file has all
 MOST_CHARACTERS = 6000  # of what is not in rows
 MOST_PICTURE_BYTES = 4_000_000
-CLASSES = {"seen": "good", "not seen": "bad", "not measured": "soft"}
+CLASSES: dict[Verdict, str] = dict.fromkeys(get_args(Verdict), "soft") | {"seen": "good", "not seen": "bad"}
 
 
 def write_page(
@@ -33,8 +33,7 @@ def write_page(
         Where it is, and the errors that stand on it by name of the experiment; those of stages' records by "chain".
     """
     all_found = [find(experiment, steps, records) for experiment, steps in experiments.items()]
-    tables: dict[str, Numbers] = {found.experiment.name: found.numbers for found in all_found}
-    judged = [judge(claim, tables) for claim in CLAIMS if claim.experiment in tables]
+    judged = [row for found in all_found for row in _judged(found)]
     sections = {"The paper's orderings": _orderings(judged)}
     told: set[str] = set()
     sections |= {found.experiment.title: _section(found, told) for found in all_found}
@@ -44,10 +43,22 @@ def write_page(
         "Each table and figure of “AudioLM: a Language Modeling Approach to Audio Generation” (arXiv 2209.03143, version 2) "
         "beside what this chain gives. A column says whose it is; what was not measured says which command measures it."
     )
+    if given.options:
+        said = shlex.join(word for option in given.options for word in option)
+        lead = join([lead, paragraph("Only results of these options: ", element("code", said), ".")])
+    if given.limit is not None:
+        lead = join([lead, paragraph(f"What can be limited is measured on no more than {given.limit} recordings.")])
     path = given.root / "report" / "paper.html"
     with atomic_path(path) as temporary:
         temporary.write_text(page("AudioLM: the paper's evaluation", lead, sections), encoding="utf-8")
     return path, {"chain": damaged, **{found.experiment.name: found.errors for found in all_found}}
+
+
+def _judged(found: Found) -> list[Judged]:
+    """The claims of an experiment, by what is of the inputs that are there now."""
+    name = found.experiment.name
+    current, older = {name: found.current}, {name: found.older}
+    return [judge(claim, current, older) for claim in CLAIMS if claim.experiment == name]
 
 
 def _orderings(judged: Sequence[Judged]) -> Html:
@@ -55,7 +66,7 @@ def _orderings(judged: Sequence[Judged]) -> Html:
         (
             row.claim.text,
             element("span", row.verdict, class_=CLASSES[row.verdict]),
-            (row.figures or NONE) + (f" (without {row.missing} comparisons)" if row.missing and row.figures else ""),
+            _figures(row) or NONE,
         )
         for row in judged
     ]
@@ -67,6 +78,11 @@ def _orderings(judged: Sequence[Judged]) -> Html:
             _wrapped(table(("the paper's claim", "here", "figures"), rows)),
         ]
     )
+
+
+def _figures(row: Judged) -> str:
+    """The comparisons that could be made, and what is missing of a claim of which others could."""
+    return row.figures + (f"; missing: {'; '.join(row.missing)}" if row.figures and row.missing else "")
 
 
 def _section(found: Found, told: set[str]) -> Html:
@@ -82,14 +98,13 @@ def _section(found: Found, told: set[str]) -> Html:
         parts.append(element("p", element("b", "Failed: "), error, class_="missing"))
     parts += [_not_run(step) for step in found.steps if step.lacking and step.name not in found.contents]
     parts += [_left_out(step) for step in found.steps if step.left_out]
-    claims = [judge(claim, {experiment.name: found.numbers}) for claim in CLAIMS if claim.experiment == experiment.name]
-    for row in (row for row in claims if row.figures):
+    for row in (row for row in _judged(found) if row.figures):
         parts.append(
-            paragraph(element("span", row.verdict, class_=CLASSES[row.verdict]), f" {row.claim.text}: {row.figures}.")
+            paragraph(element("span", row.verdict, class_=CLASSES[row.verdict]), f" {row.claim.text}: {_figures(row)}.")
         )
     for step in (step for step in found.steps if step.name in found.contents):
         parts += [] if step.name in told else _pictures(step)
-        parts.append(_cost(step, found.runs.get(step.name)))
+        parts.append(_cost(step, found.runs.get(step.name), stale=step.name in found.stale))
         parts += [] if step.name in told else [_details(step, found.contents[step.name])]
         told.add(step.name)
     return join(parts)
@@ -157,12 +172,12 @@ def _pictures(step: Step) -> list[Html]:
     ]
 
 
-def _cost(step: Step, run: Run | None) -> Html:
+def _cost(step: Step, run: Run | None, *, stale: bool) -> Html:
     """The command, what it took, and whether it is what would be run now."""
     words = f"{run.seconds:.1f} s on {run.machine}." if run else "Run by hand: its time was not kept."
     if run and run.arguments != step.arguments:
         words += f" With other options than now: audiolm {shlex.join(run.arguments)}."
-    elif run and run.inputs != digest(step.inputs):
+    elif stale:
         words += (
             " What it was made of has changed since, so it is not a result of the models and data that are there now."
         )

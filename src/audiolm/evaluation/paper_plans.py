@@ -27,15 +27,26 @@ def tokens(given: Given) -> Sequence[Step]:
     rows = [row for row in lacks if not lacks[row]]
     missing = tuple(dict.fromkeys(lack for row in lacks for lack in lacks[row]))
     only = ("--only", *rows) if 0 < len(rows) < len(lacks) else ()
-    measures = () if installed_measures(["visqol"]) else ("--measures", "mel")
+    measures = () if installed_measures(["visqol"]) else ("mel",)
+    chosen = ("--measures", *measures) if measures else ()
+    out = given.at("table1", given.items, given.audio, limited=True, measures=measures)
     return [
         Step(
             "table1",
-            given.verb("table1", *needs.items(given), *only, *measures, *given.limited(), "--device", given.device),
-            given.at("table1") / "summary.json",
+            given.verb(
+                "table1",
+                *needs.items(given),
+                *only,
+                *chosen,
+                *given.limited(),
+                "--device",
+                given.device,
+                *_out(given, out, "table1"),
+            ),
+            out / "summary.json",
             readers.token_table,
             inputs=(
-                *needs.present(given.items),
+                *needs.present(given.items, given.audio),
                 *(given.root / stage / "best.ckpt" for row in rows for stage in TOKEN_STAGES[row]),
             ),
             lacking=needs.no_items(given) + (() if rows else missing),
@@ -59,14 +70,21 @@ def clusters(given: Given) -> Sequence[Step]:
 def recognition(given: Given) -> Sequence[Step]:
     """Table II."""
     public = () if given.recogniser is None else ("--recogniser", given.recogniser)
+    out = given.at("asr", given.data, given.recogniser, given.transcripts, limited=True)
     texts = () if given.transcripts is None else ("--transcripts", str(given.transcripts))
     return [
         Step(
             "asr",
-            given.verb("asr", *needs.conditions(given), *public, *texts),
-            given.at("asr") / "summary.json",
+            given.verb("asr", *needs.conditions(given), *public, *texts, *_out(given, out, "asr")),
+            out / "summary.json",
             readers.recognition_table,
-            inputs=(*needs.generator(given), given.root / "asr" / "best.ckpt", *needs.present(given.transcripts)),
+            inputs=(
+                *needs.generator(given),
+                *(needs.local(given.recogniser) if public else (given.root / "asr" / "best.ckpt",)),
+                *needs.spoken(given),
+                *needs.present(given.transcripts),
+                *given.transcripts_beside,
+            ),
             lacking=needs.no_generator(given)
             + (() if public else needs.untrained(given, "asr"))
             + needs.no_transcripts(given),
@@ -76,13 +94,20 @@ def recognition(given: Given) -> Sequence[Step]:
 
 def speakers(given: Given) -> Sequence[Step]:
     """Table III."""
+    public = ("--xvector", given.xvector) if given.xvector else ()
+    out = given.at("speaker", given.data, given.xvector, limited=True)
     return [
         Step(
             "speaker",
-            given.verb("speaker", *needs.conditions(given), *(("--xvector", given.xvector) if given.xvector else ())),
-            given.at("speaker") / "summary.json",
+            given.verb("speaker", *needs.conditions(given), *public, *_out(given, out, "speaker")),
+            out / "summary.json",
             readers.speaker_table,
-            inputs=(*needs.generator(given), given.root / "speaker" / "best.ckpt"),
+            inputs=(
+                *needs.generator(given),
+                given.root / "speaker" / "best.ckpt",
+                *needs.spoken(given),
+                *needs.local(given.xvector),
+            ),
             lacking=needs.no_generator(given) + needs.untrained(given, "speaker"),
         )
     ]
@@ -104,13 +129,14 @@ def listening(given: Given) -> Sequence[Step]:
 
 def detector(given: Given) -> Sequence[Step]:
     """The detector of synthesized speech."""
+    out = given.at("detector", given.data, limited=True)
     return [
         Step(
             "detector",
-            given.verb("detector", *needs.conditions(given)),
-            given.at("detector") / "summary.json",
+            given.verb("detector", *needs.conditions(given), *_out(given, out, "detector")),
+            out / "summary.json",
             readers.detector_table,
-            inputs=(*needs.generator(given), given.root / "detector" / "best.ckpt"),
+            inputs=(*needs.generator(given), given.root / "detector" / "best.ckpt", *needs.spoken(given)),
             lacking=needs.no_generator(given) + needs.untrained(given, "detector"),
         )
     ]
@@ -131,14 +157,23 @@ def acoustic_only(given: Given) -> Sequence[Step]:
     """The ablation, by the likelihood of its units; real recordings beside it where they are long enough."""
     other = given.codes_only
     folders = (f"{HIERARCHY}={given.root / 'generate'}", f"{CODES_ONLY}={other or 'FOLDER'}")
+    out = given.at("likelihood", given.data, given.acoustic_only, limited=True)
     real = ("--without-real",) if needs.stretch(given) else needs.data(given)
     return [
         Step(
             "likelihood",
-            given.verb("likelihood", *folders, *real, *given.limited(), "--device", given.device),
-            given.at("likelihood") / "summary.json",
+            given.verb(
+                "likelihood",
+                *folders,
+                *real,
+                *given.limited(),
+                "--device",
+                given.device,
+                *_out(given, out, "likelihood"),
+            ),
+            out / "summary.json",
             readers.likelihood_table,
-            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other)),
+            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other), *needs.spoken(given)),
             lacking=needs.no_generator(given) + needs.no_generated(given) + needs.no_acoustic_only(given),
         )
     ]
@@ -146,14 +181,17 @@ def acoustic_only(given: Given) -> Sequence[Step]:
 
 def codec(given: Given) -> Sequence[Step]:
     """What the codec keeps, by levels."""
-    chosen = () if len(installed := installed_measures(MEASURES)) == len(MEASURES) else ("--measures", *installed)
+    installed = installed_measures(MEASURES)
+    measures = () if len(installed) == len(MEASURES) else tuple(installed)
+    chosen = ("--measures", *measures) if measures else ()
+    out = given.at("codec", given.data, limited=True, measures=measures)
     return [
         Step(
             "codec",
-            given.verb("codec", *chosen, *needs.data(given), *given.limited()),
-            given.at("codec") / "pooled.json",
+            given.verb("codec", *chosen, *needs.data(given), *given.limited(), *_out(given, out, "codec")),
+            out / "pooled.json",
             readers.codec_table,
-            inputs=(given.root / "codec" / "best.ckpt", given.root / "manifest.jsonl"),
+            inputs=(given.root / "codec" / "best.ckpt", *needs.spoken(given)),
             lacking=needs.untrained(given, "codec") + needs.no_manifest(given),
         )
     ]
@@ -167,6 +205,11 @@ def prosody(given: Given) -> Sequence[Step]:
 def diversity(given: Given) -> Sequence[Step]:
     """Units of continuations."""
     return [_prosody(given, "diversity", given.continuations, name="diversity", music=False)]
+
+
+def _out(given: Given, out: Path, usual: str) -> tuple[str | Path, ...]:
+    """The option for a folder of results that is not where the verb itself puts them."""
+    return () if out == given.at(usual) else ("--out", out)
 
 
 def _demo_set(given: Given) -> Sequence[Step]:
@@ -189,23 +232,33 @@ def _pairs(given: Given, verb: str, read: Callable[[Any], Numbers]) -> Step:
         data = _demo_folder(given)
     elif data is None:
         lacking = (Lack("the ZeroSpeech 2021 set (sLM21-dataset)", given.again("--zerospeech", "sLM21-dataset")),)
+    out = given.at(f"{verb}-dev", given.zerospeech)
     return Step(
         verb,
-        given.verb(verb, "--data", data or "sLM21-dataset", "--device", given.device),
-        given.at(f"{verb}-dev") / "summary.json",
+        given.verb(verb, "--data", data or "sLM21-dataset", "--device", given.device, *_out(given, out, f"{verb}-dev")),
+        out / "summary.json",
         read,
-        inputs=needs.generator(given) + (() if data is None else (data / TASKS[verb] / "dev" / "gold.csv",)),
+        inputs=needs.generator(given) + (() if data is None else (data / TASKS[verb] / "dev",)),
         lacking=lacking + needs.no_generator(given),
     )
 
 
 def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
+    out = given.at("layers", given.items, given.audio, limited=True)
     return Step(
         "layers",
-        given.verb("layers", *needs.items(given), "--measure-only", *given.limited(), "--device", given.device),
-        given.at("layers") / "layers.json",
+        given.verb(
+            "layers",
+            *needs.items(given),
+            "--measure-only",
+            *given.limited(),
+            "--device",
+            given.device,
+            *_out(given, out, "layers"),
+        ),
+        out / "layers.json",
         read,
-        inputs=(*needs.present(given.items), given.root / "encoder" / "best.ckpt"),
+        inputs=(*needs.present(given.items, given.audio), given.root / "encoder" / "best.ckpt"),
         lacking=needs.no_items(given) + needs.untrained(given, "encoder"),
     )
 
@@ -226,16 +279,23 @@ def _listening(given: Given, folder: str, folders: str, read: Callable[[Any], Nu
 
 
 def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: bool) -> Step:
-    out = ("--out", given.at(name)) if name != verb else ()
+    usual = (given.root / "samples", given.root / "generate-acoustic")
+    out = given.at(name, given.data, None if folder in usual else folder, limited=True)
     missing = needs.no_continuations(given) if folder == given.continuations else needs.no_acoustic_only(given)
     options = ("--music",) if music else ()
     return Step(
         name,
         given.verb(
-            verb, folder or "FOLDER", *options, *needs.data(given), *needs.stretch(given), *given.limited(), *out
+            verb,
+            folder or "FOLDER",
+            *options,
+            *needs.data(given),
+            *needs.stretch(given),
+            *given.limited(),
+            *_out(given, out, verb),
         ),
-        given.at(name) / "pooled.json",
+        out / "pooled.json",
         partial(readers.passage_table, end=", codes only" if name == "music-acoustic-only" else ""),
-        inputs=(*needs.present(folder), given.root / "manifest.jsonl"),
+        inputs=(*needs.present(folder), *needs.spoken(given)),
         lacking=missing + needs.no_manifest(given),
     )

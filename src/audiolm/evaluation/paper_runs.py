@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Run:
         seconds: in this process, over all attempts with the same arguments and inputs; a killed attempt counts none.
         machine: the last attempt's.
         error: why the last attempt failed; empty where it did not.
+        made_of: the digest of the last attempt that did not fail, whose result is there; empty where all did.
     """
 
     arguments: tuple[str, ...]
@@ -33,6 +35,7 @@ class Run:
     seconds: float
     machine: str
     error: str = ""
+    made_of: str = ""
 
 
 def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], None]) -> None:
@@ -56,26 +59,33 @@ def is_done(step: Step, records: Path) -> bool:
     return last is not None and not last.error and step.result.exists() and _same(last, step)
 
 
+def is_stale(step: Step, run: Run | None) -> bool:
+    """Whether a result is of other inputs than those that are there now. Of one without a record that is not known."""
+    return run is not None and run.made_of != digest(step.inputs)
+
+
 def read_run(step: Step, records: Path) -> Run | None:
     """The record of a step, or None where it has not been run.
 
     Raises:
         ValueError: naming the file, if it is damaged.
     """
-    path = records / f"{step.name}.json"
+    path = records / step.record
     if not path.exists():
         return None
     found = read_json(path, made_by="`audiolm evaluate paper`")
     try:
+        found.setdefault("made_of", "" if found["error"] else found["inputs"])  # the first records had none
         return Run(**{**found, "arguments": tuple(found["arguments"]), "seconds": float(found["seconds"])})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no record of a step ({error}): it was edited. Remove it.") from error
 
 
 def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str:
     """Run it and write its record; returns what went wrong, or nothing."""
     last, inputs, started = read_run(step, records), digest(step.inputs), time.monotonic()
-    before = last.seconds if last is not None and _same(last, step) else 0.0
+    same = last is not None and (last.arguments, last.inputs) == (step.arguments, inputs)
+    before = last.seconds if last is not None and same else 0.0
     error = "It was interrupted."
     try:
         run(list(step.arguments))
@@ -92,8 +102,9 @@ def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str
         )
     finally:
         seconds = round(before + time.monotonic() - started, 1)
-        record = Run(step.arguments, inputs, seconds, machine(), error)
-        write_json(records / f"{step.name}.json", _plain(record))
+        made_of = inputs if not error else last.made_of if last is not None else ""
+        record = Run(step.arguments, inputs, seconds, machine(), error, made_of)
+        write_json(records / step.record, _plain(record))
     return error
 
 
@@ -106,12 +117,14 @@ def _plain(record: Run) -> dict[str, Any]:
 
 
 def digest(paths: Sequence[Path]) -> str:
-    """Of names, sizes and times; of a folder those of the files right in it. What is not there has none."""
+    """Of names, sizes and times; of a folder those of all files below it. What is not there has none."""
     found = []
     for path in paths:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
+        files = (
+            [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+        )
+        for file in sorted(files):
+            with suppress(FileNotFoundError):
                 stat = file.stat()
                 found.append((str(file), stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]

@@ -1,13 +1,16 @@
 """Steps of the paper's evaluation: a command of ours, what it needs, where its result lies, and how that is read."""
 
+import hashlib
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from audiolm.evaluation.report_facts import ChainFacts
 from audiolm.files import read_json
+from audiolm.recognition.transcripts import transcript_files
 
 Numbers = Mapping[str, Mapping[str, float | None]]  # label of a row to name of a column to number
 HIERARCHY, CODES_ONLY = (
@@ -48,6 +51,11 @@ class Step:
     lacking: tuple[Lack, ...] = ()
     left_out: tuple[Lack, ...] = ()
     by_hand: bool = False
+
+    @property
+    def record(self) -> str:
+        """The file of its record: results in two folders are two runs."""
+        return f"{self.result.parent.name}.json"
 
     @property
     def command(self) -> str:
@@ -121,6 +129,13 @@ class Given:
         """Whether the chain learnt from the demo corpus, which is there."""
         return self.chain.get("data") == "" and (self.root / "demo-corpus").is_dir()
 
+    @cached_property
+    def transcripts_beside(self) -> tuple[Path, ...]:
+        """Files of transcripts that came with the recordings. Looked for once: a corpus is large."""
+        learnt = self.root / "demo-corpus" if self.is_demo else self.chain.get("data")
+        named = self.data or (Path(learnt) if learnt else None)
+        return () if named is None else tuple(transcript_files(named))
+
     @property
     def is_piano(self) -> bool:
         """Whether it is a chain of a piano preset."""
@@ -138,9 +153,25 @@ class Given:
         usual = self.root / "generate-acoustic"
         return self.acoustic_only or (usual if usual.is_dir() else None)
 
-    def at(self, verb: str) -> Path:
-        """The folder of a verb's results."""
-        return self.root / "evaluation" / verb
+    def at(self, verb: str, *named: str | Path | None, limited: bool = False, measures: Sequence[str] = ()) -> Path:
+        """The folder of a verb's results: of each set of options its own, of the chain alone one of the verb's name.
+
+        Args:
+            named: the data and models among the options on which the results depend; None where none was named.
+            limited: whether they depend on the limit.
+            measures: those that were chosen; none: the verb's own.
+        """
+        parts = [verb, *measures, *([f"limit{self.limit}"] if limited and self.limit is not None else [])]
+        known = [self._identity(one) for one in named]
+        digest = [hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()[:8]] if any(known) else []
+        return self.root / "evaluation" / "-".join([*parts, *digest])
+
+    def _identity(self, named: str | Path | None) -> str:
+        """The same however it was typed, and in a chain that was moved; of what is no path here, the name."""
+        if named is None or not Path(named).exists():
+            return str(named or "")
+        path, root = Path(named).resolve(), self.root.resolve()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
     def verb(self, *words: str | Path) -> tuple[str, ...]:
         """The arguments of `audiolm evaluate …` on this chain."""
@@ -154,7 +185,8 @@ class Given:
         """The make command for a target of this chain."""
         data, preset = self.chain.get("data"), self.chain.get("preset")
         named = None if data is None else Path(data).name
-        return ChainFacts(self.root, named, preset, None, 0, {}, None).make(target)
+        models = {name: self.chain.get(name, "") for name in ("codec", "encoder")}
+        return ChainFacts(self.root, named, preset, None, 0, {}, None, **models).make(target)
 
     def fit(self, stage: str) -> str:
         """The command that trains a stage which is not part of `make train-all`."""
@@ -163,8 +195,19 @@ class Given:
         return f"lightning fit -c stages/{stage}.yaml{overlay} --root {shlex.quote(str(self.root))}"
 
     def again(self, *options: str) -> str:
-        """This evaluation, with more said."""
-        return " ".join(("audiolm evaluate paper", "--root", shlex.quote(str(self.root)), *options))
+        """This evaluation with these options, and with those given that are not among them."""
+        given = [word for option in self.options if option[0] not in options for word in option]
+        return shlex.join(("audiolm", "evaluate", "paper", "--root", str(self.root), *given, *options))
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """What was given beside the root, as it is typed."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "root"}
+        return tuple(
+            (f"--{name.replace('_', '-')}", str(value))
+            for name, value in values.items()
+            if value is not None and (name, value) != ("device", "auto")
+        )
 
     def needs(self, path: Path, what: str, remedy: str) -> tuple[Lack, ...]:
         """A lack, where `path` is not there."""

@@ -46,7 +46,8 @@ def explained_section(given: Given) -> Html:
     words = {
         "Paper and ours": "Two columns of one name measure the same thing, each by its own protocol, and never of the same data "
         "unless the settings below a table say so. A dash: no number.",
-        "Seen, not seen": "Whether every comparison of a claim that could be made goes the way it does in the paper. A small "
+        "Seen, not seen": "Whether every comparison of a claim goes the way it does in the paper; in part: whether those "
+        "do that could be made. Results of inputs that have changed since are not compared. A small "
         "chain may well show some and not others.",
         "Seconds": "Of the command as this page ran it, over its attempts, without starting Python. Audio of conditions, "
         "which several tables share, counts where it was first made.",

@@ -1,6 +1,7 @@
 """What a chain's folder says of itself: data, tokens, stages. Read for the report; nothing is computed from audio."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,8 @@ class ChainFacts:
     rejected: int
     stages: Mapping[str, StageFacts]
     tokens: TokenFacts | None
+    codec: str = ""  # a public one's name or folder, as `chain.json` has it
+    encoder: str = ""  # likewise; where it has several layers, "NAME layer N"
 
     @property
     def run(self) -> str | None:
@@ -110,9 +113,20 @@ class ChainFacts:
             words.append(f"DATA=PATH/TO/{self.data}")
         if self.preset not in (None, "demo"):
             words.append(f"PRESET={self.preset}")
+        if self.codec:
+            words.append(shlex.quote(f"CODEC={_public(self.codec)}"))
+        if self.encoder:
+            name, _, layer = self.encoder.partition(" layer ")
+            words.append(shlex.quote(f"ENCODER={_public(name)}"))
+            words += [f"LAYER={layer}"] if layer else []
         if self.run:
             words.append(f"RUN={self.run}")
         return " ".join(words)
+
+
+def _public(model: str) -> str:
+    """A name as it is; of a folder the last part, as of the data."""
+    return f"PATH/TO/{Path(model).name}" if Path(model).is_absolute() else model
 
 
 def read_facts(root: Path) -> ChainFacts:
@@ -134,6 +148,8 @@ def read_facts(root: Path) -> ChainFacts:
             name: _stage(root, name) for name in STAGES if not (name == "encoder" and chain and chain.get("encoder"))
         },
         tokens=_tokens(root / "tokens"),
+        codec=(chain or {}).get("codec", ""),
+        encoder=(chain or {}).get("encoder", ""),
     )
 
 

@@ -22,7 +22,7 @@ from audiolm.evaluation.kept_tokens import KeptTokens
 from audiolm.evaluation.perceptual import VisqolMapping, require_packages
 from audiolm.evaluation.row_files import claim
 from audiolm.evaluation.table1_results import write_table1
-from audiolm.evaluation.table1_rows import Row, TokenType
+from audiolm.evaluation.table1_rows import TABLE_1, Row, TokenType
 from audiolm.evaluation.which_codec import load_codec
 from audiolm.files import read_json
 
@@ -76,7 +76,8 @@ def require_checkpoints(root: Path, tokens: Sequence[TokenType]) -> None:
         raise FileNotFoundError(
             f"{root} lacks what {len(lines)} of {len(tokens)} rows need; nothing was measured. What makes it:\n"
             + "\n".join(lines)
-            + "\nOr choose among the other rows with --only."
+            + "\nOr choose among the other rows with --only; rows that the results have already count too, unless --out names "
+            "another folder."
         )
 
 
@@ -105,11 +106,12 @@ def measure_table1(
     """Measure rows of Table I and write them: `table1.csv`, `summary.json`, `table1.svg`, and a folder per row.
 
     A row's folder holds `abx/` (as `audiolm evaluate abx` writes it, and in `tokens/` a file per recording) and `codec/` (as
-    `audiolm evaluate codec` does, a row per clip); what is there is not computed again. Everything is loaded and checked before
-    the first row.
+    `audiolm evaluate codec` does, a row per clip); what is there is not computed again. Rows that `out` has of other kinds of
+    tokens stay in the files. Everything is loaded and checked before the first row.
 
     Args:
         root: a chain with the tokens' detokenizers.
+        tokens: the rows to measure.
         device: of encoding and distances; decoding and its measures run on the CPU.
         workers: processes that measure decoded audio.
 
@@ -125,6 +127,8 @@ def measure_table1(
     clips = {"clips": len(data.clips), "clips_digest": clips_digest(data.clips)}
     about = plain({"items": len(data.items), "data_digest": data.digest, **clips, **asdict(settings)})
     claim(out, about, verb=VERB, files=("table1.csv",))
+    tokens = [token for token in TABLE_1 if token in tokens or token.name in _finished(out)]
+    require_checkpoints(root, tokens)  # of the finished rows too: whether they are of these models is seen below
     for token in tokens:
         codec = _load(root, token)
         claim(out / token.name / "abx", _abx_identity(codec, data, settings), verb=VERB, files=("abx.json", "tokens"))
@@ -145,6 +149,16 @@ def measure_table1(
         rows.append(_row(token, codec, abx, pooled, settings))
     write_table1(out, rows, mapping=settings.visqol_mapping, settings=about, chain=str(root))
     return rows
+
+
+def _finished(out: Path) -> list[str]:
+    """The kinds of tokens that the folder has rows of."""
+    path = out / "summary.json"
+    return (
+        [row["tokens"] for row in read_json(path, made_by=f"`audiolm evaluate {VERB}`")["rows"]]
+        if path.exists()
+        else []
+    )
 
 
 def _load(root: Path, token: TokenType) -> DetokenizedCodec:

@@ -92,14 +92,18 @@ def find_transcripts(audio: Path) -> Transcripts:
     Raises:
         FileNotFoundError: if there are none, naming what is read.
     """
-    files = _transcript_files(audio)
-    files = files or [path for path in sorted(audio.parent.glob("*.tsv")) if _is_table(path)]
+    files = transcript_files(audio)
     if not files:
         raise FileNotFoundError(
             f"there are no transcripts in {audio}, nor a table of them beside it. Name a file or folder with "
             f"--transcripts (data.init_args.transcripts of the asr stage). What is read: {FORMATS}."
         )
     return Transcripts(audio, [one for path in files for one in _read(path)])
+
+
+def transcript_files(audio: Path) -> list[Path]:
+    """The files that came with a folder of recordings, unread: those in it, else tables in the folder above. May be none."""
+    return _transcript_files(audio) or [path for path in sorted(audio.parent.glob("*.tsv")) if _is_table(path)]
 
 
 def read_transcripts(source: Path) -> Transcripts:
