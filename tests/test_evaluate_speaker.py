@@ -184,6 +184,20 @@ def test_the_verb_writes_tables_a_summary_and_a_picture(
         run_verb([*command, "--all-recordings"])
 
 
+def test_only_the_conditions_that_are_named_are_made(recordings: Path, root: Path, tmp_path: Path) -> None:
+    """A generator without units makes no acoustic generations, and was refused altogether."""
+    here = ["--root", str(root), "--data", str(recordings), "--audio", str(tmp_path / "audio"), *FEW]
+    run_verb(["evaluate", "speaker", *here, "--out", str(tmp_path / "a"), "--conditions", "original", "reconstruction"])
+    assert {path.name for path in (tmp_path / "audio").iterdir() if path.is_dir()} == {"reconstruction"}
+    rows = json.loads((tmp_path / "a" / "summary.json").read_text())["rows"]
+    assert {row["condition"] for row in rows} == {"original", "reconstruction"}
+    nowhere = ["--generator", str(tmp_path / "nowhere"), "--out", str(tmp_path / "b"), "--conditions", "original"]
+    run_verb(["evaluate", "speaker", *here, *nowhere])  # needs no generator
+    with pytest.raises(ValueError, match="conditions differ"):
+        run_verb(["evaluate", "speaker", *here, "--out", str(tmp_path / "a")])
+    assert not (tmp_path / "audio" / "acoustic-0").exists()
+
+
 def test_clips_shorter_than_a_second_are_refused_before_anything_is_classified(
     recordings: Path, root: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from audiolm.evaluate_conditions import (
     add_condition_options,
@@ -15,9 +15,12 @@ from audiolm.evaluate_conditions import (
 )
 
 if TYPE_CHECKING:
+    from audiolm.evaluation.conditions import Kind
     from audiolm.evaluation.similarity import Similarities
     from audiolm.evaluation.speaker_choice import Asked
     from audiolm.evaluation.speaker_table import Accuracy
+
+CONDITIONS: "tuple[Kind, ...]" = ("original", "reconstruction", "acoustic", "continuation")  # of Table III
 
 
 def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,6 +32,13 @@ def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     speaker = commands.add_parser("speaker", help=help, description=help)
     speaker.set_defaults(run=_speaker)
     add_condition_options(speaker)
+    speaker.add_argument(
+        "--conditions",
+        nargs="+",
+        choices=CONDITIONS,
+        default=list(CONDITIONS),
+        help="which; by default all four. A generator without units makes no acoustic generations",
+    )
     speaker.add_argument("--classifier", type=Path, help="of the speaker stage; by default ROOT/speaker/best.ckpt")
     speaker.add_argument(
         "--all-recordings",
@@ -44,7 +54,6 @@ def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _speaker(options: argparse.Namespace) -> None:
     from audiolm.checkpoint import load_stage_checkpoint
     from audiolm.evaluation.audio_classifier import AudioClassifier
-    from audiolm.evaluation.conditions import KINDS
     from audiolm.evaluation.labelled import CROP_SECONDS
     from audiolm.evaluation.similarity import measure_similarity
     from audiolm.evaluation.speaker_table import NOTE, measure_speakers, speaker_cases
@@ -58,17 +67,17 @@ def _speaker(options: argparse.Namespace) -> None:
     model = AudioClassifier.from_checkpoint(checkpoint)
     asked = _asked(options, path, model.labels)
     clips = chosen_clips(options, asked.clips)
-    require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
-    about = {
-        "classifier": checkpoint.digest,
-        "generator": generator_digest(options.generator or options.root / "generator"),
-    }
+    if "continuation" in options.conditions:
+        require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
+    about: dict[str, Any] = {"classifier": checkpoint.digest, "conditions": sorted(set(options.conditions))}
+    if set(options.conditions) != {"original"}:
+        about["generator"] = generator_digest(options.generator or options.root / "generator")
     about |= {name: getattr(options, name) for name in ("samplings", "seed", "prompt_seconds", "all_recordings")}
     voices = SpeakerVectors.from_pretrained(options.xvector, device=device) if options.xvector else None
     out = options.out or options.root / "evaluation" / "speaker"
     with only_one(out, what="audiolm evaluate speaker"):
         with _progress("audio") as progress:
-            conditions = condition_clips_of(options, KINDS, progress, clips)
+            conditions = condition_clips_of(options, options.conditions, progress, clips)
         cases = speaker_cases(conditions, asked.speakers, originals=asked.held_out)
         with _progress("evaluate speaker") as progress:
             rows = measure_speakers(model, cases, out, about=about, device=device, progress=progress)
