@@ -180,8 +180,11 @@ def test_the_verb_writes_tables_a_summary_and_a_picture(
     before = (out / "files.csv").read_bytes()
     run_verb(command)
     assert (out / "files.csv").read_bytes() == before
-    with pytest.raises(ValueError, match="clips, clips_digest differ|all_recordings"):
-        run_verb([*command, "--all-recordings"])
+    elsewhere = ["--audio", str(tmp_path / "audio")]
+    for other, differs in ((["--all-recordings"], "all_recordings"), (["--limit", "1"], "recordings differ")):
+        with pytest.raises(ValueError, match=differs):
+            run_verb([*command, *elsewhere, *other])
+    assert not (tmp_path / "audio").exists()  # refused before anything is generated
 
 
 def test_only_the_conditions_that_are_named_are_made(recordings: Path, root: Path, tmp_path: Path) -> None:

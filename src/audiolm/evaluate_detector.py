@@ -34,9 +34,11 @@ def add_detector(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _detector(options: argparse.Namespace) -> None:
+    from audiolm.evaluation.clips import clips_digest
     from audiolm.evaluation.detection import load_detector
     from audiolm.evaluation.detector_table import NOTE, PROTOCOL, detector_cases, measure_detector
     from audiolm.evaluation.labelled import CROP_SECONDS
+    from audiolm.evaluation.row_files import require_claimable
     from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
     from audiolm.verbs import _progress
@@ -50,7 +52,9 @@ def _detector(options: argparse.Namespace) -> None:
     clips = chosen_clips(options)
     _require_new(path, clips)
     require_seconds_left(options, clips, least=CROP_SECONDS, compared=True)
+    about["recordings"] = clips_digest(clips)
     out = options.out or options.root / "evaluation" / "detector"
+    require_claimable(out, about, verb="detector")
     with only_one(out, what="audiolm evaluate detector"):
         with _progress("audio") as progress:
             conditions = condition_clips_of(options, ("original", "reconstruction", "continuation"), progress, clips)

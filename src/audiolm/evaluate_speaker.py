@@ -54,7 +54,9 @@ def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _speaker(options: argparse.Namespace) -> None:
     from audiolm.checkpoint import load_stage_checkpoint
     from audiolm.evaluation.audio_classifier import AudioClassifier
+    from audiolm.evaluation.clips import clips_digest
     from audiolm.evaluation.labelled import CROP_SECONDS
+    from audiolm.evaluation.row_files import require_claimable
     from audiolm.evaluation.similarity import measure_similarity
     from audiolm.evaluation.speaker_table import NOTE, measure_speakers, speaker_cases
     from audiolm.evaluation.xvectors import SpeakerVectors
@@ -72,9 +74,14 @@ def _speaker(options: argparse.Namespace) -> None:
     about: dict[str, Any] = {"classifier": checkpoint.digest, "conditions": sorted(set(options.conditions))}
     if set(options.conditions) != {"original"}:
         about["generator"] = generator_digest(options.generator or options.root / "generator")
+    about["recordings"] = clips_digest(clips)
     about |= {name: getattr(options, name) for name in ("samplings", "seed", "prompt_seconds", "all_recordings")}
     voices = SpeakerVectors.from_pretrained(options.xvector, device=device) if options.xvector else None
+    of_voices = about | {"voices": voices.digest} if voices else {}
     out = options.out or options.root / "evaluation" / "speaker"
+    require_claimable(out, about, verb="speaker")
+    if voices:
+        require_claimable(out / "similarity", of_voices, verb="speaker", files=("xvectors.jsonl",))
     with only_one(out, what="audiolm evaluate speaker"):
         with _progress("audio") as progress:
             conditions = condition_clips_of(options, options.conditions, progress, clips)
@@ -91,7 +98,7 @@ def _speaker(options: argparse.Namespace) -> None:
                     clips,
                     asked.speakers,
                     out / "similarity",
-                    about={**about, "voices": voices.digest},
+                    about=of_voices,
                     prompt_seconds=options.prompt_seconds,
                     progress=progress,
                 )
