@@ -15,6 +15,7 @@ from audiolm.evaluate_conditions import (
 )
 
 if TYPE_CHECKING:
+    from audiolm.checkpoint import StageCheckpoint
     from audiolm.evaluation.conditions import Kind
     from audiolm.evaluation.similarity import Similarities
     from audiolm.evaluation.speaker_choice import Asked
@@ -67,7 +68,7 @@ def _speaker(options: argparse.Namespace) -> None:
     path, device = options.classifier or options.root / "speaker" / "best.ckpt", device_of(options)
     checkpoint = load_stage_checkpoint(path, stage="speaker")
     model = AudioClassifier.from_checkpoint(checkpoint)
-    asked = _asked(options, path, model.labels)
+    asked = _asked(options, path, checkpoint)
     clips = chosen_clips(options, asked.clips)
     if "continuation" in options.conditions:
         require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
@@ -106,15 +107,18 @@ def _speaker(options: argparse.Namespace) -> None:
     print(f"Wrote {out}")
 
 
-def _asked(options: argparse.Namespace, classifier: Path, labels: Sequence[str]) -> "Asked":
+def _asked(options: argparse.Namespace, path: Path, checkpoint: "StageCheckpoint") -> "Asked":
     """The recordings that may be asked about, before they are chosen by length and number."""
     from audiolm.evaluation.speaker_choice import asked_clips
     from audiolm.evaluation.split_file import read_split
 
+    split = read_split(path, checkpoint)
+    if not split.is_matched:
+        print(f"{path.parent / 'split.json'} does not say of which training it is: taken for that of {path}.")
     return asked_clips(
         options.data or options.root / "manifest.jsonl",
-        labels,
-        read_split(classifier),
+        checkpoint.config["labels"],
+        split,
         of_split=None if options.data else options.split,
         all_recordings=options.all_recordings,
     )
