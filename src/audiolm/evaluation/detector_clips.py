@@ -105,8 +105,8 @@ def _recordings(folder: Path, start_seconds: float) -> list[Clip]:
     for clip in folder_clips(folder):
         if _row(clip).get("prompt_samples"):
             raise ValueError(
-                f"{clip.path} is a continuation (see {clip.path.name}.json), in a folder that was named as human speech. Were --model.human "
-                "and --model.machine exchanged?"
+                f"{clip.path} is a continuation (see {clip.path.name}.json), in a folder that was named as human speech. "
+                "Were --model.human and --model.machine exchanged?"
             )
         skipped = round(start_seconds * clip.sample_rate_hz)
         clips.append(replace(clip, start=clip.start + skipped, samples=max(0, clip.samples - skipped)))
