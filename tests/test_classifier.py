@@ -20,7 +20,7 @@ from audiolm.checkpoint import StageCheckpoint, load_stage_checkpoint
 from audiolm.evaluation.audio_classifier import AudioClassifier, ClassifierConfig
 from audiolm.evaluation.calibration import HeldOutScores
 from audiolm.evaluation.clips import Clip
-from audiolm.evaluation.detector_clips import detector_clips, recording_of
+from audiolm.evaluation.detector_clips import codec_doubts, detector_clips, recording_of
 from audiolm.evaluation.holding_out import SHARE, held_out, place
 from audiolm.evaluation.labelled import LabelledClips
 from audiolm.evaluation.speaker_clips import speaker_clips
@@ -282,6 +282,21 @@ def test_exchanged_or_missing_sides_are_refused(both_sides: tuple[Path, Path], t
         detector_clips([tmp_path / "none"], [machine])
     with pytest.raises(FileNotFoundError, match=r"no continuation"):
         detector_clips([human], [human])
+
+
+def test_recordings_that_did_not_pass_the_machine_s_codec_are_named(tmp_path: Path) -> None:
+    rows = [{"mode": "reconstruct", "generator": "g"}, {"mode": "reconstruct", "generator": "h"}, None]
+    for number, row in enumerate(rows):
+        write_audio(tmp_path / f"{number}.wav", tones_and_noise(16000, seed=number), sample_rate_hz=16000)
+        if row:
+            write_json(tmp_path / f"{number}.wav.json", row)
+    raw, other = codec_doubts([tmp_path], "g")
+    assert raw.startswith(f"1 of 3 recordings of {tmp_path} do not say that they passed a codec")
+    assert other.startswith(f"1 of 3 recordings of {tmp_path} passed the codec of another generator (h…)")
+    assert codec_doubts([tmp_path], None) == [raw]  # who spoke is not known
+    (tmp_path / "2.wav").unlink()
+    (tmp_path / "1.wav").unlink()
+    assert codec_doubts([tmp_path], "g") == []
 
 
 # --- batches

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 
 from audiolm.audio import AudioError, write_audio
+from audiolm.corpus import prepare
 from audiolm.evaluate_conditions import add_condition_options, chosen_clips, condition_clips_of
-from audiolm.evaluation.clips import folder_clips
+from audiolm.evaluation.clips import clips_digest, folder_clips, split_clips
 from audiolm.evaluation.conditions import KINDS, Protocol, condition_clips, condition_id
 from audiolm.generator import AudioLM
 from audiolm.lock import FolderInUseError, only_one
@@ -173,6 +176,18 @@ def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_condition_options(parser)
     return parser.parse_args(arguments)
+
+
+def test_utterances_whose_audio_was_replaced_are_others(tone_corpus: Path, tmp_path: Path) -> None:
+    """The manifest stays as it is, and so do lengths: rows of the old audio were taken for those of the new."""
+    corpus = Path(shutil.copytree(tone_corpus, tmp_path / "corpus"))
+    prepare(corpus, tmp_path)
+    before = split_clips(tmp_path / "manifest.jsonl", "test")
+    assert clips_digest(split_clips(tmp_path / "manifest.jsonl", "test")) == clips_digest(before)
+    assert before[0].path.is_relative_to(corpus)
+    stat = before[0].path.stat()
+    os.utime(before[0].path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    assert clips_digest(split_clips(tmp_path / "manifest.jsonl", "test")) != clips_digest(before)
 
 
 def test_recordings_are_chosen_by_length(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:

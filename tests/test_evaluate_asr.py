@@ -228,6 +228,10 @@ def test_the_verb_generates_recognises_and_says_what_the_paper_has(
     assert summary["settings"]["generator"] == generator_digest(root / "generator")
     assert {row["condition"]: row["state"] for row in summary["rows"]} == dict.fromkeys(counts, "measured")
     assert summary["rows"][2]["wer_length"] == 2 * (3 + 4)
+    for options, differs in ((["--spelling", "basic"], "spelling"), (["--limit", "1"], "references")):
+        with pytest.raises(ValueError, match=differs):
+            verb(root, tmp_path / "out", *options, "--audio", str(tmp_path / "audio"))
+    assert not (tmp_path / "audio").exists()  # refused before anything is generated
 
 
 def test_recordings_that_a_recogniser_would_cut_are_named_before_anything_is_generated(

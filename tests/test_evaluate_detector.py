@@ -171,8 +171,11 @@ def test_the_verb_writes_curves_a_summary_and_a_picture(
     (tmp_path / "files.csv").write_bytes(before[: len(before) // 2])
     run_verb(command)
     assert (tmp_path / "files.csv").read_bytes() == before
-    with pytest.raises(ValueError, match="seed"):
-        run_verb([*command, "--seed", "7"])
+    elsewhere = ["--audio", str(tmp_path / "audio")]
+    for other, differs in ((["--seed", "7"], "seed"), (["--limit", "3"], "recordings differ")):
+        with pytest.raises(ValueError, match=differs):
+            run_verb([*command, *elsewhere, *other])
+    assert not (tmp_path / "audio").exists()  # refused before anything is generated
 
 
 def test_recordings_that_it_was_trained_on_are_refused(recordings: Path, root: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tiny import tones_and_noise, write_tiny_generator
 from torch import Tensor, nn
 
 from audiolm.audio import write_audio
-from audiolm.checkpoint import HEADER, header
+from audiolm.checkpoint import HEADER, header, load_stage_checkpoint
 from audiolm.evaluation.audio_classifier import AudioClassifier, ClassifierConfig
 from audiolm.evaluation.bootstrap import bootstrap_interval
 from audiolm.evaluation.classified import Case, Classified, classify, read_classified
@@ -53,10 +53,16 @@ def root(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_classifier()
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     (root / "speaker").mkdir()
-    head = header("speaker", model.config_dict(), {"clips": "c"})
+    known = speaker_clips([recordings])
+    head = header("speaker", model.config_dict(), {"clips": known.digest})
     torch.save({"state_dict": weights, "global_step": 7, HEADER: head}, root / "speaker" / "best.ckpt")
-    write_json(root / "speaker" / "split.json", speaker_clips([recordings]).as_dict())
+    write_json(root / "speaker" / "split.json", known.as_dict())
     return root
+
+
+def split_of(root: Path) -> Split:
+    path = root / "speaker" / "best.ckpt"
+    return read_split(path, load_stage_checkpoint(path, stage="speaker"))
 
 
 def tiny_classifier(labels: tuple[str, ...] = SPEAKERS) -> AudioClassifier:
@@ -158,6 +164,20 @@ def test_a_corpus_that_is_listed_otherwise_is_still_the_one_it_was_trained_on(re
     assert asked_clips(recordings, SPEAKERS, others).held_out == set(ids)  # another corpus of theirs
 
 
+def test_the_split_of_another_training_is_refused(recordings: Path, root: Path, tmp_path: Path) -> None:
+    """A stage that starts again on a grown corpus writes its split while the old checkpoint still stands."""
+    shutil.copytree(root / "speaker", tmp_path / "speaker")
+    corpus = Path(shutil.copytree(recordings, tmp_path / "corpus"))
+    assert split_of(tmp_path).is_matched
+    write_audio(corpus / "ann" / "4.flac", tones_and_noise(19200, seed=99), sample_rate_hz=RATE)
+    grown = speaker_clips([corpus]).as_dict()
+    write_json(tmp_path / "speaker" / "split.json", grown)
+    with pytest.raises(ValueError, match=r"split.json is not of .*best.ckpt.* other recordings.*stages/speaker.yaml"):
+        split_of(tmp_path)
+    write_json(tmp_path / "speaker" / "split.json", {key: grown[key] for key in grown if key != "digest"})
+    assert not split_of(tmp_path).is_matched  # of an older version
+
+
 def test_the_verb_writes_tables_a_summary_and_a_picture(
     recordings: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,7 +187,7 @@ def test_the_verb_writes_tables_a_summary_and_a_picture(
     printed = capsys.readouterr().out
     assert "Speakers recognised: recordings of 3, a classifier of 3" in printed
     summary = json.loads((out / "summary.json").read_text())
-    held_out = len(read_split(root / "speaker" / "best.ckpt").held_out)
+    held_out = len(split_of(root).held_out)
     counts = {(r["condition"], r["sampling"]): r["clips"] for r in summary["rows"]}
     assert counts["original", None] == counts["continuation", 1] == held_out
     assert counts["acoustic", None] == 2 * held_out
@@ -180,8 +200,25 @@ def test_the_verb_writes_tables_a_summary_and_a_picture(
     before = (out / "files.csv").read_bytes()
     run_verb(command)
     assert (out / "files.csv").read_bytes() == before
-    with pytest.raises(ValueError, match="clips, clips_digest differ|all_recordings"):
-        run_verb([*command, "--all-recordings"])
+    elsewhere = ["--audio", str(tmp_path / "audio")]
+    for other, differs in ((["--all-recordings"], "all_recordings"), (["--limit", "1"], "recordings differ")):
+        with pytest.raises(ValueError, match=differs):
+            run_verb([*command, *elsewhere, *other])
+    assert not (tmp_path / "audio").exists()  # refused before anything is generated
+
+
+def test_only_the_conditions_that_are_named_are_made(recordings: Path, root: Path, tmp_path: Path) -> None:
+    """A generator without units makes no acoustic generations, and was refused altogether."""
+    here = ["--root", str(root), "--data", str(recordings), "--audio", str(tmp_path / "audio"), *FEW]
+    run_verb(["evaluate", "speaker", *here, "--out", str(tmp_path / "a"), "--conditions", "original", "reconstruction"])
+    assert {path.name for path in (tmp_path / "audio").iterdir() if path.is_dir()} == {"reconstruction"}
+    rows = json.loads((tmp_path / "a" / "summary.json").read_text())["rows"]
+    assert {row["condition"] for row in rows} == {"original", "reconstruction"}
+    nowhere = ["--generator", str(tmp_path / "nowhere"), "--out", str(tmp_path / "b"), "--conditions", "original"]
+    run_verb(["evaluate", "speaker", *here, *nowhere])  # needs no generator
+    with pytest.raises(ValueError, match="conditions differ"):
+        run_verb(["evaluate", "speaker", *here, "--out", str(tmp_path / "a")])
+    assert not (tmp_path / "audio" / "acoustic-0").exists()
 
 
 def test_clips_shorter_than_a_second_are_refused_before_anything_is_classified(
@@ -318,7 +355,7 @@ def test_the_verb_compares_voices_where_a_model_is_named(
     found = json.loads((tmp_path / "summary.json").read_text())["rows"]
     clips = {row["condition"]: row["clips"] for row in found if row["sampling"] == 0}
     assert clips["reconstruction"] == 12
-    assert clips["original"] == len(read_split(root / "speaker" / "best.ckpt").held_out)  # still
+    assert clips["original"] == len(split_of(root).held_out)  # still
     summary = json.loads((tmp_path / "similarity" / "summary.json").read_text())
     counts = {row["pairs"]: row["count"] for row in summary["rows"]}
     assert counts["continuation"] == 24
@@ -337,6 +374,6 @@ def test_the_stage_s_own_checkpoint_is_asked_about_its_held_out_test_speakers(
     with open(tmp_path / "evaluation" / "speaker" / "files.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     tested = {utterance.id for utterance in read_manifest(chain / "manifest.jsonl").split("test")}
-    held_out = read_split(tmp_path / "speaker" / "best.ckpt").held_out
+    held_out = split_of(tmp_path).held_out
     assert {row["file"] for row in rows} == tested & held_out
     assert {row["condition"] for row in rows} == {"original", "reconstruction", "acoustic", "continuation"}

@@ -1,6 +1,7 @@
 """Public recognisers: small random models with their processors, saved as `save_pretrained` does; folders that cannot be used."""
 
 import json
+import shutil
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,22 @@ def test_other_weights_have_another_digest(tmp_path: Path) -> None:
     first = load_recogniser(str(save_ctc(tmp_path / "a")))
     assert first.digest == load_recogniser(str(save_ctc(tmp_path / "b"))).digest
     assert first.digest != load_recogniser(str(save_ctc(tmp_path / "c", letters=LETTERS[::-1]))).digest
+
+
+def test_what_prepares_audio_and_what_is_suppressed_is_part_of_the_digest(tmp_path: Path) -> None:
+    """A folder whose preprocessor or generation was changed wrote other words under the digest of the old ones."""
+    for folder, names, key, value in (
+        (save_ctc(tmp_path / "ctc"), ("preprocessor_config.json", "processor_config.json"), "do_normalize", False),
+        (save_whisper(tmp_path / "whisper"), ("generation_config.json",), "suppress_tokens", [2, 3]),
+    ):
+        before = load_recogniser(str(folder)).digest
+        moved = Path(shutil.copytree(folder, tmp_path / f"copy of {folder.name}"))
+        assert load_recogniser(str(moved)).digest == before
+        for path in (moved / name for name in names if (moved / name).exists()):
+            values = json.loads(path.read_text())
+            values.get("feature_extractor", values)[key] = value
+            path.write_text(json.dumps(values))
+        assert load_recogniser(str(moved)).digest != before, key
 
 
 def test_a_recogniser_that_states_no_rate_is_refused(tmp_path: Path) -> None:

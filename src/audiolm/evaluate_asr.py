@@ -62,7 +62,14 @@ def _asr(options: argparse.Namespace) -> None:
     import torch
 
     from audiolm.evaluation.asr_results import write_asr
-    from audiolm.evaluation.asr_table import measure_asr, normalised_references, require_letters, require_short
+    from audiolm.evaluation.asr_table import (
+        known_settings,
+        measure_asr,
+        normalised_references,
+        require_letters,
+        require_short,
+    )
+    from audiolm.evaluation.row_files import require_claimable
     from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
     from audiolm.recognition.recogniser import load_recogniser
@@ -84,8 +91,9 @@ def _asr(options: argparse.Namespace) -> None:
     references = normalised_references(texts, options.spelling)
     require_letters(recogniser, references)
     require_short(recogniser, [*clips, *(clip for named in others.values() for clip in named)])
-    notes = _notes(options)
+    notes, about = _notes(options), _about(options, transcripts)
     out = options.out or options.root / "evaluation" / "asr"
+    require_claimable(out, known_settings(recogniser, references, spelling=options.spelling, about=about), verb="asr")
     with only_one(out, what="audiolm evaluate asr"):
         conditions: dict[str, list[list[Clip]]] = {}
         if options.conditions:
@@ -93,7 +101,6 @@ def _asr(options: argparse.Namespace) -> None:
                 made = condition_clips_of(options, options.conditions, progress, clips=clips)
             conditions = {kind: made[kind] for kind in CONDITIONS if kind in made}
         conditions |= {name: [named] for name, named in others.items()}
-        about = _about(options, transcripts)
         with _progress("evaluate asr") as progress:
             rows = measure_asr(
                 recogniser, conditions, references, out, spelling=options.spelling, about=about, progress=progress

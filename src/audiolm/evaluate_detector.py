@@ -14,6 +14,7 @@ from audiolm.evaluate_conditions import (
 )
 
 if TYPE_CHECKING:
+    from audiolm.checkpoint import StageCheckpoint
     from audiolm.evaluation.clips import Clip
     from audiolm.evaluation.detector_table import DetectorTable
 
@@ -34,9 +35,11 @@ def add_detector(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _detector(options: argparse.Namespace) -> None:
+    from audiolm.evaluation.clips import clips_digest
     from audiolm.evaluation.detection import load_detector
     from audiolm.evaluation.detector_table import NOTE, PROTOCOL, detector_cases, measure_detector
     from audiolm.evaluation.labelled import CROP_SECONDS
+    from audiolm.evaluation.row_files import require_claimable
     from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
     from audiolm.verbs import _progress
@@ -48,9 +51,11 @@ def _detector(options: argparse.Namespace) -> None:
     about |= {"trained_on": found.checkpoint.sources.get("generator")}
     about |= {name: getattr(options, name) for name in ("samplings", "seed", "prompt_seconds")}
     clips = chosen_clips(options)
-    _require_new(path, clips)
+    _require_new(path, found.checkpoint, clips)
     require_seconds_left(options, clips, least=CROP_SECONDS, compared=True)
+    about["recordings"] = clips_digest(clips)
     out = options.out or options.root / "evaluation" / "detector"
+    require_claimable(out, about, verb="detector")
     with only_one(out, what="audiolm evaluate detector"):
         with _progress("audio") as progress:
             conditions = condition_clips_of(options, ("original", "reconstruction", "continuation"), progress, clips)
@@ -71,12 +76,17 @@ def _detector(options: argparse.Namespace) -> None:
     print(f"Wrote {out}")
 
 
-def _require_new(detector: Path, clips: "list[Clip]") -> None:
+def _require_new(detector: Path, checkpoint: "StageCheckpoint", clips: "list[Clip]") -> None:
     """Refuse recordings that a detector was trained on, where it says which those are."""
     from audiolm.evaluation.split_file import read_split, require_untrained
 
     if (detector.parent / "split.json").exists():
-        require_untrained(clips, read_split(detector))
+        split = read_split(detector, checkpoint)
+        require_untrained(clips, split)
+        if not split.is_matched:
+            print(
+                f"{detector.parent / 'split.json'} does not say of which training it is: taken for that of {detector}."
+            )
     else:
         print(f"Beside {detector} there is no split.json: what it was trained on is not known.")
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from audiolm.evaluate_conditions import (
     add_condition_options,
@@ -15,9 +15,13 @@ from audiolm.evaluate_conditions import (
 )
 
 if TYPE_CHECKING:
+    from audiolm.checkpoint import StageCheckpoint
+    from audiolm.evaluation.conditions import Kind
     from audiolm.evaluation.similarity import Similarities
     from audiolm.evaluation.speaker_choice import Asked
     from audiolm.evaluation.speaker_table import Accuracy
+
+CONDITIONS: "tuple[Kind, ...]" = ("original", "reconstruction", "acoustic", "continuation")  # of Table III
 
 
 def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,6 +33,13 @@ def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     speaker = commands.add_parser("speaker", help=help, description=help)
     speaker.set_defaults(run=_speaker)
     add_condition_options(speaker)
+    speaker.add_argument(
+        "--conditions",
+        nargs="+",
+        choices=CONDITIONS,
+        default=list(CONDITIONS),
+        help="which; by default all four. A generator without units makes no acoustic generations",
+    )
     speaker.add_argument("--classifier", type=Path, help="of the speaker stage; by default ROOT/speaker/best.ckpt")
     speaker.add_argument(
         "--all-recordings",
@@ -44,8 +55,9 @@ def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _speaker(options: argparse.Namespace) -> None:
     from audiolm.checkpoint import load_stage_checkpoint
     from audiolm.evaluation.audio_classifier import AudioClassifier
-    from audiolm.evaluation.conditions import KINDS
+    from audiolm.evaluation.clips import clips_digest
     from audiolm.evaluation.labelled import CROP_SECONDS
+    from audiolm.evaluation.row_files import require_claimable
     from audiolm.evaluation.similarity import measure_similarity
     from audiolm.evaluation.speaker_table import NOTE, measure_speakers, speaker_cases
     from audiolm.evaluation.xvectors import SpeakerVectors
@@ -56,19 +68,24 @@ def _speaker(options: argparse.Namespace) -> None:
     path, device = options.classifier or options.root / "speaker" / "best.ckpt", device_of(options)
     checkpoint = load_stage_checkpoint(path, stage="speaker")
     model = AudioClassifier.from_checkpoint(checkpoint)
-    asked = _asked(options, path, model.labels)
+    asked = _asked(options, path, checkpoint)
     clips = chosen_clips(options, asked.clips)
-    require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
-    about = {
-        "classifier": checkpoint.digest,
-        "generator": generator_digest(options.generator or options.root / "generator"),
-    }
+    if "continuation" in options.conditions:
+        require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
+    about: dict[str, Any] = {"classifier": checkpoint.digest, "conditions": sorted(set(options.conditions))}
+    if set(options.conditions) != {"original"}:
+        about["generator"] = generator_digest(options.generator or options.root / "generator")
+    about["recordings"] = clips_digest(clips)
     about |= {name: getattr(options, name) for name in ("samplings", "seed", "prompt_seconds", "all_recordings")}
     voices = SpeakerVectors.from_pretrained(options.xvector, device=device) if options.xvector else None
+    of_voices = about | {"voices": voices.digest} if voices else {}
     out = options.out or options.root / "evaluation" / "speaker"
+    require_claimable(out, about, verb="speaker")
+    if voices:
+        require_claimable(out / "similarity", of_voices, verb="speaker", files=("xvectors.jsonl",))
     with only_one(out, what="audiolm evaluate speaker"):
         with _progress("audio") as progress:
-            conditions = condition_clips_of(options, KINDS, progress, clips)
+            conditions = condition_clips_of(options, options.conditions, progress, clips)
         cases = speaker_cases(conditions, asked.speakers, originals=asked.held_out)
         with _progress("evaluate speaker") as progress:
             rows = measure_speakers(model, cases, out, about=about, device=device, progress=progress)
@@ -82,7 +99,7 @@ def _speaker(options: argparse.Namespace) -> None:
                     clips,
                     asked.speakers,
                     out / "similarity",
-                    about={**about, "voices": voices.digest},
+                    about=of_voices,
                     prompt_seconds=options.prompt_seconds,
                     progress=progress,
                 )
@@ -90,15 +107,18 @@ def _speaker(options: argparse.Namespace) -> None:
     print(f"Wrote {out}")
 
 
-def _asked(options: argparse.Namespace, classifier: Path, labels: Sequence[str]) -> "Asked":
+def _asked(options: argparse.Namespace, path: Path, checkpoint: "StageCheckpoint") -> "Asked":
     """The recordings that may be asked about, before they are chosen by length and number."""
     from audiolm.evaluation.speaker_choice import asked_clips
     from audiolm.evaluation.split_file import read_split
 
+    split = read_split(path, checkpoint)
+    if not split.is_matched:
+        print(f"{path.parent / 'split.json'} does not say of which training it is: taken for that of {path}.")
     return asked_clips(
         options.data or options.root / "manifest.jsonl",
-        labels,
-        read_split(classifier),
+        checkpoint.config["labels"],
+        split,
         of_split=None if options.data else options.split,
         all_recordings=options.all_recordings,
     )

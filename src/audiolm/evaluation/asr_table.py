@@ -128,16 +128,24 @@ def _settings(
     spelling: Spelling,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    digests = {name: [clips_digest(clips) for clips in samplings] for name, samplings in conditions.items()}
     used = {clip.id: references[clip.id] for samplings in conditions.values() for clips in samplings for clip in clips}
+    known = known_settings(recogniser, used, spelling=spelling, about=about)
+    return known | {
+        "clips": {name: [clips_digest(clips) for clips in samplings] for name, samplings in conditions.items()}
+    }
+
+
+def known_settings(
+    recogniser: Recogniser, references: Mapping[str, str], *, spelling: Spelling, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What stands in `settings.json` besides the clips' digests: all that is known before audio is generated."""
     return {
         **about,
         "recogniser": recogniser.name,
         "recogniser_digest": recogniser.digest,
         "decoding": recogniser.decoding,
         "spelling": spelling,
-        "clips": digests,
-        "references": [[file, used[file]] for file in sorted(used)],
+        "references": [[file, references[file]] for file in sorted(references)],
     }
 
 

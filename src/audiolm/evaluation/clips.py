@@ -1,8 +1,10 @@
 """Which stretches of audio are measured: those of a folder, or of one split of a chain's manifest."""
 
 import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +27,7 @@ class Clip:
     samples: int  # at the file's own rate
     sample_rate_hz: int  # the file's own
     dc_offset: float = 0.0
-    stamp: tuple[int, ...] = ()  # size and time of the file; of an utterance nothing, its manifest has a digest
+    stamp: tuple[int, ...] = ()  # size and time of the file, where they were looked at
 
     def read(self, *, sample_rate_hz: int) -> Tensor:
         """(samples,) float32 at that rate.
@@ -81,7 +83,21 @@ def split_clips(
     for u in spread(utterances, limit):
         samples = _cut(u.samples, u.sample_rate_hz, max_seconds)
         clips.append(Clip(u.id, manifest.root / u.path, u.start, samples, u.sample_rate_hz, u.dc_offset))
-    return clips
+    return stamped(clips)
+
+
+def stamped(clips: Sequence[Clip]) -> list[Clip]:
+    """The same clips with size and time of their files, where they have none: audio may be replaced by as much of another."""
+    of_file = cache(_stamp)
+    return [clip if clip.stamp else replace(clip, stamp=of_file(clip.path)) for clip in clips]
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()  # reading it says so
+    return stat.st_size, stat.st_mtime_ns
 
 
 def spread(items: Sequence[T], limit: int | None) -> list[T]:

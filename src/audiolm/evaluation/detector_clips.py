@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from audiolm.evaluation.clips import Clip, folder_clips
 from audiolm.evaluation.holding_out import held_out
@@ -65,6 +66,34 @@ def generator_of(machine: Sequence[Path]) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
+def codec_doubts(human: Sequence[Path], generator: str | None) -> list[str]:
+    """What speaks against the human side having passed the machine side's codec, in words; nothing if all is well.
+
+    Raw recordings are the paper's control, and only that: the detector then learns the codec's noise.
+
+    Args:
+        generator: of `generator_of` the machine side; None if it is not known: it is then not compared.
+    """
+    doubts = []
+    for folder in human:
+        rows = [_row(clip) for clip in folder_clips(folder)]
+        passed = [row for row in rows if row.get("mode") == "reconstruct"]
+        others = [row for row in passed if generator is not None and row.get("generator") != generator]
+        if len(passed) < len(rows):
+            doubts.append(
+                f"{len(rows) - len(passed)} of {len(rows)} recordings of {folder} do not say that they passed a codec (no "
+                "`.wav.json` of the generate stage with mode reconstruct beside them): the detector may learn to hear the codec. "
+                f"As a control that is right; else make them: `{_MAKE.format(mode='reconstruct', folder='FOLDER')}`"
+            )
+        if others:
+            doubts.append(
+                f"{len(others)} of {len(rows)} recordings of {folder} passed the codec of another generator "
+                f"({str(others[0].get('generator'))[:12]}…) than the one that spoke on the other side ({str(generator)[:12]}…): "
+                "the detector may learn to tell codecs apart. Make them with the same generator."
+            )
+    return doubts
+
+
 def recording_of(clip: Clip) -> str:
     """Which recording a clip is of, or was spoken on from: the id without suffix, and without the place it was cut at."""
     stem, suffix = os.path.splitext(clip.id)
@@ -74,16 +103,21 @@ def recording_of(clip: Clip) -> str:
 def _recordings(folder: Path, start_seconds: float) -> list[Clip]:
     clips = []
     for clip in folder_clips(folder):
-        row = clip.path.with_name(clip.path.name + ".json")
-        said = read_json(row, made_by="the generate stage") if row.is_file() else {}
-        if isinstance(said, dict) and said.get("prompt_samples"):
+        if _row(clip).get("prompt_samples"):
             raise ValueError(
-                f"{clip.path} is a continuation (see {row.name}), in a folder that was named as human speech. Were --model.human "
-                "and --model.machine exchanged?"
+                f"{clip.path} is a continuation (see {clip.path.name}.json), in a folder that was named as human speech. "
+                "Were --model.human and --model.machine exchanged?"
             )
         skipped = round(start_seconds * clip.sample_rate_hz)
         clips.append(replace(clip, start=clip.start + skipped, samples=max(0, clip.samples - skipped)))
     return clips
+
+
+def _row(clip: Clip) -> dict[str, Any]:
+    """What the generate stage says of a file, beside it; nothing of others."""
+    path = clip.path.with_name(clip.path.name + ".json")
+    said = read_json(path, made_by="the generate stage") if path.is_file() else {}
+    return said if isinstance(said, dict) else {}
 
 
 def _continuations(folder: Path) -> list[Clip]:

@@ -50,13 +50,13 @@ class LabelledClips:
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for a file: which ids are trained on and which are held out, by class."""
+        """Plain values for a file: the digest; which ids are trained on and which are held out, by class."""
         ids: dict[str, dict[str, list[str]]] = {}
         for name, part in (("trained", self.part(held_out=False)), ("held_out", self.part(held_out=True))):
             ids[name] = {label: [] for label in self.labels}
             for clip, number in part.with_classes():
                 ids[name][self.labels[number]].append(clip.id)
-        return {"labels": list(self.labels), **ids, "too_short": list(self.too_short)}
+        return {"digest": self.digest, "labels": list(self.labels), **ids, "too_short": list(self.too_short)}
 
     def with_classes(self) -> list[tuple[Clip, int]]:
         """Every clip with its class."""

@@ -21,9 +21,22 @@ def claim(out: Path, about: Mapping[str, Any], *, verb: str, files: Sequence[str
     Raises:
         ValueError: naming the settings that differ.
     """
+    require_claimable(out, about, verb=verb, files=files)
+    if not (out / "settings.json").exists():
+        write_json(out / "settings.json", dict(about))
+
+
+def require_claimable(out: Path, about: Mapping[str, Any], *, verb: str, files: Sequence[str] = ("files.csv",)) -> None:
+    """Stop where `claim` would, and write nothing: to be asked before audio is made for hours.
+
+    Args:
+        about: of what `claim` is going to be told, as much as is known by now. The others are `claim`'s.
+
+    Raises:
+        ValueError: naming the settings that differ.
+    """
     path = out / "settings.json"
     if not path.exists() and not any((out / name).exists() for name in files):
-        write_json(path, dict(about))
         return
     theirs = read_json(path, made_by=f"`audiolm evaluate {verb}`")
     differing = [name for name in about if not isinstance(theirs, dict) or theirs.get(name) != about[name]]

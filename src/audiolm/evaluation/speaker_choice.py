@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiolm.evaluation.clips import Clip
+from audiolm.evaluation.clips import Clip, stamped
 from audiolm.evaluation.speaker_clips import _name, _of_source
 from audiolm.evaluation.split_file import RecordingNames, Split
 from audiolm.manifest import read_manifest
@@ -67,7 +67,7 @@ def asked_clips(
             f"of {len(known)} recordings of {source}{f' ({of_split} split)' if of_split else ''} none is held out: the "
             "classifier trained on all of them. Name another split with --split, or other recordings of its speakers with --data."
         )
-    return Asked(clips, speakers, held_out)
+    return Asked(stamped(clips), speakers, held_out)
 
 
 def _require_known(speakers: dict[str, str], labels: Collection[str], source: Path) -> None:

@@ -7,31 +7,47 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audiolm.audio import AUDIO_SUFFIXES
+from audiolm.checkpoint import StageCheckpoint
 from audiolm.evaluation.clips import Clip
 from audiolm.files import read_json
 
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of recordings."""
+    """Ids of recordings.
+
+    Attributes:
+        is_matched: whether file and checkpoint say of which recordings they are; files of older versions do not.
+    """
 
     trained: frozenset[str]
     held_out: frozenset[str]
+    is_matched: bool = True
 
 
-def read_split(checkpoint: Path) -> Split:
-    """Read it.
+def read_split(path: Path, checkpoint: StageCheckpoint) -> Split:
+    """Read the file beside a checkpoint.
 
     Args:
-        checkpoint: the classifier's, of the speaker or the detector stage.
+        path: the checkpoint's, of the speaker or the detector stage.
+        checkpoint: what was read from it.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is damaged.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or of a training on other recordings than the checkpoint's.
     """
-    path = checkpoint.parent / "split.json"
-    content = read_json(path, made_by=f"The {checkpoint.parent.name} stage")
-    return Split(*(_ids(content, name, path) for name in ("trained", "held_out")))
+    file, stage = path.parent / "split.json", checkpoint.stage
+    content = read_json(file, made_by=f"The {stage} stage")
+    trained, held_out = (_ids(content, name, file) for name in ("trained", "held_out"))
+    ours, theirs = checkpoint.sources.get("clips"), content.get("digest")
+    if ours and theirs and ours != theirs:
+        raise ValueError(
+            f"{file} is not of {path}: it lists other recordings ({str(theirs)[:12]}…) than those that this checkpoint was "
+            f"trained on ({ours[:12]}…). The {stage} stage was probably started again on another corpus and has written no "
+            f"checkpoint yet, or one of both was copied alone: let the stage finish (`lightning fit -c stages/{stage}.yaml`), or "
+            "name a checkpoint with the split.json of its own training beside it."
+        )
+    return Split(trained, held_out, is_matched=bool(ours and theirs))
 
 
 def _ids(content: object, name: str, path: Path) -> frozenset[str]:

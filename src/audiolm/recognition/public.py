@@ -1,7 +1,9 @@
 """Public recognisers through transformers: CTC (wav2vec 2.0, HuBERT, WavLM, …) and sequence to sequence (Whisper, …)."""
 
+import hashlib
 import math
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,8 @@ class PublicRecogniser(Recogniser):
         plainly = {
             key: value for key, value in plain(config.to_dict()).items() if not key.startswith("_")
         }  # no folder's name
-        self.digest = weights_digest(plainly | {"vocabulary": self._vocabulary()}, self.model.state_dict())
+        about = plainly | {"vocabulary": self._vocabulary(), "files": self._deciding_files()}
+        self.digest = weights_digest(about, self.model.state_dict())
         self.characters = frozenset(self._written().lower())
         samples = getattr(extractor, "n_samples", None)  # Whisper's cuts what is longer
         self.longest_seconds = samples / rate if isinstance(samples, int) else math.inf
@@ -80,6 +83,18 @@ class PublicRecogniser(Recogniser):
         """All tokens, and what they read as: tokens of bytes look like other letters than those that they write."""
         tokens = self._vocabulary()
         return "".join(tokens) + str(self.tokenizer.decode(self.tokenizer.convert_tokens_to_ids(tokens)))
+
+    def _deciding_files(self) -> dict[str, str]:
+        """sha256 (hex) of what else decides, by name: how audio is prepared, tokens are read, and which are suppressed.
+
+        As transformers writes it out: so a published name and a copy of its folder have one digest.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            self.processor.save_pretrained(name)
+            if not self.is_ctc:
+                self.model.generation_config.save_pretrained(name)
+            paths = sorted(path for path in Path(name).rglob("*") if path.is_file())
+            return {str(path.relative_to(name)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def _vocabulary(self) -> list[str]:
         """Tokens in the order of their ids."""

@@ -21,7 +21,8 @@ from audiolm.stages.gradients import clip_by_norm
 class ClassifierStage(FiniteSteps):
     """Trains an `AudioClassifier` on crops of known class, and calibrates it at every validation.
 
-    Which recordings are held out, and which were too short to be heard at all, stands in `<root>/<stage>/split.json`.
+    Which recordings are held out, and which were too short to be heard at all, stands in `<root>/<stage>/split.json`,
+    with the digest that checkpoints have in their `sources`: an older checkpoint stands there until the first of this training.
 
     Args:
         labelled: the recordings.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from audiolm.evaluation.audio_classifier import CHANNELS
-from audiolm.evaluation.detector_clips import detector_clips, generator_of
+from audiolm.evaluation.detector_clips import codec_doubts, detector_clips, generator_of
 from audiolm.stages.classifier import ClassifierStage
 
 MADE_IN = Path("evaluation") / "audio-train"
@@ -62,6 +62,14 @@ class DetectorStage(ClassifierStage):
             skip_limit=skip_limit,
             root=root,
         )
+
+        self.doubts = codec_doubts(humans, self.generator)
+
+    def on_fit_start(self) -> None:
+        """See `ClassifierStage.on_fit_start`; and say where the human side may not have passed the codec."""
+        super().on_fit_start()
+        for doubt in self.doubts:
+            self.print(f"Warning: {doubt}")
 
     def sources(self) -> dict[str, str]:
         """See `ClassifierStage.sources`; and whose continuations it learnt, so that it ships with that generator only."""
