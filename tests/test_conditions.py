@@ -161,11 +161,11 @@ def test_other_settings_never_get_into_the_same_folder(recordings: Path, generat
 def test_two_runs_never_make_the_same_audio(recordings: Path, generator: Path, tmp_path: Path) -> None:
     clips = folder_clips(recordings)
     with (
-        only_one(tmp_path / "reconstruction", what="lightning predict, generate stage"),
+        only_one(tmp_path / "audio" / "reconstruction", what="lightning predict, generate stage"),
         pytest.raises(FolderInUseError, match="lightning predict, generate stage"),
     ):
-        condition_clips(clips, ["reconstruction"], generator=generator, folder=tmp_path, protocol=PROTOCOL)
-    assert not made(tmp_path)
+        condition_clips(clips, ["reconstruction"], generator=generator, folder=tmp_path / "audio", protocol=PROTOCOL)
+    assert not made(tmp_path / "audio")
 
 
 def test_ids_are_those_of_the_generate_stage(recordings: Path) -> None:
