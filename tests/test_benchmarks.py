@@ -5,13 +5,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiolm.tokens.layout import Stage, StageLayout
+from audiolm.tokens.layout import StageLayout
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -125,7 +124,7 @@ def test_the_benchmark_decodes_from_the_prefixes_of_the_generator(
     from lm_models import SPEC
 
     sizes = {}
-    for stage in get_args(Stage):
+    for stage in ("semantic", "coarse", "fine"):
         prefix, steps, rows = continuation_tokens(StageLayout(SPEC, stage), 3.0, seconds)
         sizes[stage] = (len(prefix), steps, rows)
     frames = min(int(50 * seconds), 150)  # of a fine chunk
