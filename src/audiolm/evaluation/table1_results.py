@@ -73,8 +73,9 @@ def _picture(rows: Sequence[Row], *, mapping: VisqolMapping) -> bytes:
                 points = [(row[f"{prefix}visqol"], row[f"{prefix}{measure}"]) for row in drawn]
                 marker = {"marker": "o", "linestyle": "", "color": colour, "markerfacecolor": filled, "label": label}
                 axes.plot(*zip(*points, strict=True) if points else ((), ()), **marker)
-                for row, place in zip(drawn, points, strict=True):
-                    axes.annotate(row["tokens"], place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+                for number, (row, place) in enumerate(zip(drawn, points, strict=True)):
+                    offset = (4, (4, -10)[number % 2])  # neighbours, which may lie close: one above, one below
+                    axes.annotate(row["tokens"], place, offset, textcoords="offset points", fontsize=7, color=colour)
             axes.set(title=WORDS[measure], xlabel=f"ViSQOL ({mapping})", ylabel="error, %")
             axes.margins(0.25)
         handles, labels = axes.get_legend_handles_labels()
