@@ -1,7 +1,5 @@
 """What a recogniser hears in every recording of every condition, kept in a file that a killed run goes on from."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.error_rates import Spelling, edits_of, normaliser
-from audiolm.evaluation.row_files import append_rows, claim, start_rows
+from audiolm.evaluation.row_files import append_rows, claim, start_rows, whole_lines
 from audiolm.recognition.recogniser import Recogniser
 
 AGAIN = "remove its folder and run the same command again"
@@ -170,13 +168,9 @@ def read_heard(path: Path) -> list[Heard]:
     Raises:
         ValueError: if a whole line is not one of ours, naming it.
     """
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        whole, _, _ = file.read().rpartition("\n")
     rows: list[Heard] = []
     numbers = {field.name for field in fields(Heard) if field.type is int}
-    for line, values in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    for line, values in whole_lines(path):
         try:
             cells: Any = {f.name: int(values[f.name]) if f.name in numbers else values[f.name] for f in fields(Heard)}
             row = Heard(**cells)

@@ -1,7 +1,5 @@
 """What a classifier says of clips of several conditions: a row a clip, in a file that a killed run goes on from."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ import torch
 from audiolm.audio import resampled_length
 from audiolm.evaluation.audio_classifier import AudioClassifier
 from audiolm.evaluation.clips import Clip
-from audiolm.evaluation.row_files import append_rows, start_rows
+from audiolm.evaluation.row_files import append_rows, start_rows, whole_lines
 from audiolm.evaluation.windowed import aggregate, window_log_probabilities
 
 
@@ -114,12 +112,8 @@ def read_classified(path: Path) -> list[Classified]:
     Raises:
         ValueError: if a whole line is not one of ours, naming it.
     """
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        whole, _, _ = file.read().rpartition("\n")
     rows = []
-    for number, line in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    for number, line in whole_lines(path):
         try:
             numbers = {"sampling": int(line["sampling"]), "windows": int(line["windows"])}
             texts = {name: line[name] for name in ("file", "condition", "truth", "label")}

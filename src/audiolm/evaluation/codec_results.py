@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from audiolm.evaluation.codec_measures import REAL_TIME, Row, Settings
 from audiolm.evaluation.report_pictures import BLUE, STYLE
+from audiolm.evaluation.row_files import whole_lines
 from audiolm.files import atomic_path, write_json
 
 NOTE = (
@@ -62,12 +63,8 @@ def read_rows(path: Path, *, rows_per_file: int) -> list[Row]:
     Raises:
         ValueError: if a whole line is not one of ours, naming it.
     """
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        whole, _, _ = file.read().rpartition("\n")
     rows = []
-    for number, values in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    for number, values in whole_lines(path):
         try:
             value = float(values["value"]) if values["value"] else None
             numbers = float(values["seconds"]), int(values["levels"]), float(values["bitrate_bps"])

@@ -1,8 +1,6 @@
 """The log likelihood of every recording of a set, kept in a file that a killed run goes on from."""
 
-import csv
 import hashlib
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from audiolm.audio import SHORTEST_SECONDS, audio_info, resampled_length
-from audiolm.evaluation.row_files import append_rows, claim, start_rows
+from audiolm.evaluation.row_files import append_rows, claim, start_rows, whole_lines
 from audiolm.generator import AudioLM
 from audiolm.generator.prompts import Prompt, defects, digests
 
@@ -125,12 +123,8 @@ def read_likelihoods(path: Path) -> dict[str, Likelihood]:
     Raises:
         ValueError: if a whole line is not one of ours, naming it.
     """
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        whole, _, _ = file.read().rpartition("\n")
     rows: dict[str, Likelihood] = {}
-    for number, values in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    for number, values in whole_lines(path):
         try:
             row = Likelihood(values["file"], int(values["tokens"]), float(values["log_likelihood"]))
             if row.file in rows or row.tokens < 1 or not math.isfinite(row.log_likelihood):

@@ -1,6 +1,5 @@
 """The folder of measurements of continuations beside real recordings: rows per file, means, a picture, never two settings."""
 
-import csv
 import io
 import math
 from collections import Counter
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from audiolm.evaluation.passage_measures import Measured
 from audiolm.evaluation.report_pictures import BLUE, ORANGE, STYLE
+from audiolm.evaluation.row_files import whole_lines
 from audiolm.files import atomic_path, write_json
 
 KINDS = ("continuation", "real")
@@ -76,12 +76,8 @@ def read_rows(path: Path, *, rows_per_file: int) -> list[Measured]:
     Raises:
         ValueError: if a whole line is not one of ours, naming it.
     """
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        whole, _, _ = file.read().rpartition("\n")
     rows = []
-    for number, line in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    for number, line in whole_lines(path):
         try:
             value = float(line["value"]) if line["value"] else None
             rows.append(Measured(line["file"], line["kind"], line["measure"], value, line["why_empty"]))

@@ -1,8 +1,9 @@
 """Folders of measurements: whose they are, and rows that survive a kill, a file of the evaluation at a time."""
 
 import csv
+import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,12 @@ def append_rows(path: Path, rows: Sequence[Any]) -> None:
         csv.writer(file, lineterminator="\n").writerows(asdict(row).values() for row in rows)
         file.flush()
         os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines below the header, each with its number; none without a file; half a line that a killed run left is dropped."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        whole, _, _ = file.read().rpartition("\n")
+    yield from enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2)

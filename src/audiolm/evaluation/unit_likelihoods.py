@@ -1,7 +1,5 @@
 """How likely a semantic model finds what continuations say, given what their prompts say: a row per file."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from audiolm.evaluation.clips import Clip
 from audiolm.evaluation.heard_units import heard_units
 from audiolm.evaluation.passages import Passage, passages_digest
-from audiolm.evaluation.row_files import append_rows, claim, start_rows
+from audiolm.evaluation.row_files import append_rows, claim, start_rows, whole_lines
 from audiolm.generator.model import AudioLM
 from audiolm.generator.prompts import Prompt, digests
 from audiolm.tokens.layout import remove_repeats
@@ -157,12 +155,8 @@ def read_unit_likelihoods(path: Path) -> list[UnitLikelihood]:
     Raises:
         ValueError: if a whole line is not one of ours, naming it.
     """
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        whole, _, _ = file.read().rpartition("\n")
     rows = []
-    for number, line in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    for number, line in whole_lines(path):
         try:
             nats = float(line["log_likelihood"]) if line["log_likelihood"] else None
             row = UnitLikelihood(line["system"], line["file"], line["prompt"], int(line["units"]), None)
