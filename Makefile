@@ -290,5 +290,5 @@ $(made.report): $(call needed,report) | chain
 
 clean: ## remove the chain of RUN (asks first)
 	@read -r -p "Remove $(ROOT) and everything that was trained in it? [y/N] " answer && [ "$$answer" = y ] && \
-		rm -rf $(ROOT)/{demo-corpus,codec,encoder,tokenizer,residual_tokenizer,detokenizer_*,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation,slurm,acoustic,generator-acoustic,generate-acoustic,asr,speaker,detector} \
+		rm -rf $(ROOT)/{demo-corpus,demo-zerospeech,demo-phones,codec,encoder,tokenizer,residual_tokenizer,detokenizer_*,tokens,semantic,coarse,fine,generator,samples,generate,report,evaluation,slurm,acoustic,generator-acoustic,generate-acoustic,asr,speaker,detector} \
 		$(ROOT)/{manifest.jsonl,rejected.jsonl,chain.json,slurm.json}

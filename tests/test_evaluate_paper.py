@@ -426,6 +426,31 @@ def test_the_demo_chain_makes_its_own_pairs_first(tmp_path: Path) -> None:
     assert str(tmp_path / "demo-zerospeech") in steps[1].arguments
 
 
+def test_the_demo_chain_makes_its_own_phones_first(tmp_path: Path) -> None:
+    (tmp_path / "demo-corpus").mkdir()
+    write_json(tmp_path / "chain.json", {"data": "", "preset": "demo"})
+    for stage in ("encoder", "tokenizer", "detokenizer_units"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "best.ckpt").touch()
+    for name, verb in (("tokens", "table1"), ("layers", "layers")):
+        [(phones, measured)] = plan(Given(tmp_path), [name]).values()
+        assert phones.arguments == ("demo-phones", "--out", str(tmp_path / "demo-phones"))
+        assert measured.arguments[:2] == ("evaluate", verb)
+        assert {str(tmp_path / "demo-phones" / part) for part in ("phoneme.item", "audio")} < set(measured.arguments)
+        assert not measured.lacking
+    [[measured]] = plan(Given(tmp_path, items=tmp_path / "x.item", audio=tmp_path), ["tokens"]).values()
+    assert str(tmp_path / "x.item") in measured.arguments
+
+
+def test_the_demo_s_few_test_speakers_are_all_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "demo-corpus").mkdir()
+    write_json(tmp_path / "chain.json", {"data": "", "preset": "demo"})
+    [[demo]] = plan(Given(tmp_path), ["speaker"]).values()
+    [[other]] = plan(Given(tmp_path, data=tmp_path / "demo-corpus"), ["speaker"]).values()
+    assert "--all-recordings" in demo.arguments
+    assert "--all-recordings" not in other.arguments
+
+
 def everything(root: Path) -> Given:
     """A chain that lacks nothing, by empty files."""
     root = make_chain(root, {})

@@ -51,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     zerospeech.add_argument("--sentences", type=int, default=100, help="pairs of sentences")
     zerospeech.add_argument("--seed", type=int, default=0)
 
+    phones = add(
+        "demo-phones", _demo_phones, "write recordings of held-out demo voices with aligned phones, for ABX and Table I"
+    )
+    phones.add_argument("--out", type=Path, required=True, help="folder: audio/, phoneme.item, phones.tsv")
+    phones.add_argument("--sentences", type=int, default=16, help="of each of eight voices")
+    phones.add_argument("--seed", type=int, default=0)
+
     prepare = add("prepare", _prepare, "list a corpus: utterances, speakers, splits -> manifest.jsonl")
     prepare.add_argument(
         "--data", type=Path, required=True, help="Libri-Light or LibriSpeech tree, or a folder of audio"
@@ -190,6 +197,13 @@ def _demo_zerospeech(options: argparse.Namespace) -> None:
             progress=progress,
         )
     print(said)
+
+
+def _demo_phones(options: argparse.Namespace) -> None:
+    from audiolm.demo_corpus import write_demo_phones
+
+    with only_one(options.out, what="audiolm demo-phones"), _progress("demo phones") as progress:
+        print(write_demo_phones(options.out, sentences=options.sentences, seed=options.seed, progress=progress))
 
 
 def _prepare(options: argparse.Namespace) -> None:

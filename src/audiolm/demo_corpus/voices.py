@@ -1,6 +1,7 @@
 """Synthetic speakers: espeak-ng through the library and voices inside the `espeakng-loader` wheel."""
 
 import ctypes
+import itertools
 import random
 import shutil
 import tempfile
@@ -27,14 +28,48 @@ MALE = (
 )  # fmt: skip
 VARIANTS = [voice for pair in zip(FEMALE, MALE, strict=True) for voice in zip(pair, "FM", strict=True)]
 
+SILENCE = "SIL"  # the name of a pause among phones
+
 _AUDIO_OUTPUT_SYNCHRONOUS = 2  # names and numbers of speak_lib.h
+_PHONEME_EVENTS = 1
 _CHARS_UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_LIST_TERMINATED, _PHONEME = 0, 7
+
+
+class _EventId(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h: something that happens at a sample of what is spoken."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    )
+
+
+_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 class VoiceError(ValueError):
     """A voice that espeak-ng does not have, or text it cannot speak."""
+
+
+@dataclass(frozen=True)
+class SpokenPhone:
+    """A stretch of speech in which one phone is spoken: espeak-ng's name of it without stress marks, or SILENCE."""
+
+    phone: str
+    onset_seconds: float
+    offset_seconds: float
 
 
 @dataclass(frozen=True)
@@ -96,20 +131,38 @@ def synthesize(text: str, voice: Voice, *, seed: int = 0) -> tuple[Tensor, int]:
     Raises:
         VoiceError: for an unknown accent or variant, or text that gives no sound.
     """
+    audio, sample_rate_hz, _ = synthesize_with_phones(text, voice, seed=seed)
+    return audio, sample_rate_hz
+
+
+def synthesize_with_phones(text: str, voice: Voice, *, seed: int = 0) -> tuple[Tensor, int, list[SpokenPhone]]:
+    """Speak `text`, and say when each phone is spoken: as `synthesize`, and the phones from beginning to end without gaps.
+
+    espeak-ng says where its synthesizer begins a phone; a phone lasts until the next one begins, so a plosive's closure belongs
+    to the phone before it.
+    """
     data_path = Path(espeakng_loader.get_data_path())
     if not (data_path / "voices" / "!v" / voice.variant).is_file():  # espeak-ng itself would go on without it
         raise VoiceError(f"espeak-ng has no voice variant {voice.variant!r}: see {data_path / 'voices' / '!v'}")
     blocks: list[np.ndarray] = []
+    begun = [(SILENCE, 0)]  # phones, and the samples at which they begin
 
-    def keep(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int | None) -> int:
+    def keep(samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: "ctypes._Pointer[_Event]") -> int:
         if samples and count > 0:
             blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        for event in itertools.takewhile(_is_listed, events):  # type: ignore[arg-type]  # a pointer can be iterated over
+            if event.type == _PHONEME:
+                phone = _plain(event.id.string.decode()) or SILENCE
+                if phone != SILENCE or begun[-1][0] != SILENCE:  # a long pause is several of espeak-ng's
+                    begun.append((phone, event.sample))
         return 0
 
     callback = _SynthCallback(keep)  # this name keeps it alive while the library may call it
     library = _private_library()
     try:
-        sample_rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), 0)
+        sample_rate_hz = library.espeak_Initialize(
+            _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), _PHONEME_EVENTS
+        )
         if sample_rate_hz <= 0:
             raise VoiceError(f"espeak-ng does not start with the data in {data_path}: reinstall espeakng-loader")
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
@@ -129,7 +182,20 @@ def synthesize(text: str, voice: Voice, *, seed: int = 0) -> tuple[Tensor, int]:
     audio = torch.from_numpy(np.concatenate(blocks).astype(np.float32) / 2**15) if blocks else torch.zeros(0)
     if not audio.any():
         raise VoiceError(f"espeak-ng made no sound of {text!r}")
-    return audio, sample_rate_hz
+    return audio, sample_rate_hz, _phones(begun, len(audio), sample_rate_hz)
+
+
+def _is_listed(event: _Event) -> bool:
+    return bool(event.type != _LIST_TERMINATED)
+
+
+def _phones(begun: Sequence[tuple[str, int]], samples: int, sample_rate_hz: int) -> list[SpokenPhone]:
+    ends = [*(at for _, at in begun[1:]), samples]
+    return [
+        SpokenPhone(phone, start / sample_rate_hz, end / sample_rate_hz)
+        for (phone, start), end in zip(begun, ends, strict=True)
+        if start < end  # of two that begin together the first is not heard
+    ]
 
 
 def phonemes(texts: Sequence[str], *, accent: str = "en-us") -> list[list[str]]:
@@ -156,8 +222,13 @@ def _phonemes(translate: Callable[..., bytes], text: str) -> list[str]:
     found: list[str] = []
     while rest.value:  # a clause at a time
         clause = translate(ctypes.byref(rest), _CHARS_UTF8, ord(" ") << 8)  # names between spaces
-        found += [name for part in clause.decode().split() if (name := part.strip("',%=_:|"))]
+        found += [name for part in clause.decode().split() if (name := _plain(part))]
     return found
+
+
+def _plain(name: str) -> str:
+    """A phoneme's name without stress, length and pauses: nothing, where it is a pause."""
+    return name.strip("',%=_:|")
 
 
 def _private_library() -> ctypes.CDLL:

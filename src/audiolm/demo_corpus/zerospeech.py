@@ -1,7 +1,6 @@
 """A small sWUGGY and sBLIMP of the demo corpus's words and sentences, in the layout of ZeroSpeech 2021."""
 
 import csv
-import json
 import os
 import random
 import string
@@ -13,16 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from audiolm.audio import AudioError, resample, write_audio
 from audiolm.demo_corpus.foils import SHORTEST_WORD_LETTERS, determiner_last, non_words, plain_words, scrambled
 from audiolm.demo_corpus.grammar import sentence, vocabulary
-from audiolm.demo_corpus.voices import Voice, demo_voices, phonemes, synthesize
-from audiolm.demo_corpus.write import SAMPLE_RATE_HZ, DemoCorpusError
-from audiolm.files import atomic_path, remove_leftovers
+from audiolm.demo_corpus.held_out import complete_set, held_out_voices, is_complete, write_spoken
+from audiolm.demo_corpus.voices import Voice, phonemes, synthesize
+from audiolm.demo_corpus.write import DemoCorpusError
 
 VOICES = 4
-MOST_TRAINING_VOICES = 206  # the four voices are those behind them
-RMS = 10 ** (-23 / 20)  # of full scale: one loudness for all, which tells nothing
 LONGEST_SENTENCE_WORDS = 9
 TYPES = (("scrambled", "all_words"), ("determiner", "behind_its_word"))  # sentences take turns
 
@@ -59,7 +55,7 @@ def write_demo_zerospeech(
     Words are those of the demo corpus's grammar; each non-word is its word with two vowels, or two consonants, exchanged, and
     sounds like no word of the grammar. Sentences are new ones from the grammar, without punctuation; the wrong ones hold the
     same words, all in another order (type `scrambled`) or with a determiner behind its neighbour (`determiner`). The voices are
-    the last of the demo voices: no demo corpus of up to 206 voices has them, though it may have their throats with another
+    the last of the demo voices: no demo corpus of up to 202 voices has them, though it may have their throats with another
     accent. The same settings give the same bytes. The folder appears when it is complete; a complete one is left alone.
 
     Args:
@@ -84,44 +80,23 @@ def write_demo_zerospeech(
         )
     settings = {"version": _VERSION, "words": words, "sentences": sentences, "seed": seed, "corpus_words": dict(counts)}
     said = f"{words} pairs of words and {sentences} of sentences, each in {VOICES} voices, in {out}"
-    if _complete(out, settings):
+    if is_complete(out, _SETTINGS, settings):
         return f"{said} (already there)"
-    remove_leftovers(out)
     draw = random.Random(f"demo zerospeech {seed}")
     spoken = [*_word_pairs(words, counts, draw), *_sentence_pairs(sentences, draw)]
     stems = _stems(len(spoken), draw)
-    try:
-        with atomic_path(out) as folder:
-            for task in _COLUMNS:
-                (folder / task / "dev").mkdir(parents=True)
-                rows = [
-                    {"filename": stem} | item.row for stem, item in zip(stems, spoken, strict=True) if item.task == task
-                ]
-                _write_gold(folder / task / "dev" / "gold.csv", _COLUMNS[task], rows)
-            with ThreadPoolExecutor(workers or os.cpu_count() or 1) as executor:
-                write = partial(_write_recording, folder, demo_voices(MOST_TRAINING_VOICES + VOICES)[-VOICES:])
-                for done, _ in enumerate(executor.map(write, stems, spoken), start=1):
-                    progress(done, len(spoken))
-            (folder / _SETTINGS).write_text(json.dumps(settings) + "\n")
-    except (OSError, AudioError) as error:
-        raise DemoCorpusError(f"the demo set cannot be written to {out}: {error}") from error
+    with complete_set(out, _SETTINGS, settings) as folder:
+        for task in _COLUMNS:
+            (folder / task / "dev").mkdir(parents=True)
+            rows = [
+                {"filename": stem} | item.row for stem, item in zip(stems, spoken, strict=True) if item.task == task
+            ]
+            _write_gold(folder / task / "dev" / "gold.csv", _COLUMNS[task], rows)
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as executor:
+            write = partial(_write_recording, folder, held_out_voices(VOICES))
+            for done, _ in enumerate(executor.map(write, stems, spoken), start=1):
+                progress(done, len(spoken))
     return said
-
-
-def _complete(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether this very set is there already; False where there is nothing yet."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    try:
-        found = json.loads((out / _SETTINGS).read_text())
-    except (OSError, ValueError):
-        found = None
-    if found != settings:
-        raise DemoCorpusError(
-            f"{out} exists, but is not this set (other settings, another corpus, or something else): give another folder, "
-            "or remove this one"
-        )
-    return True
 
 
 def _word_counts(corpus: Path) -> Counter[str]:
@@ -192,10 +167,8 @@ def _stems(count: int, draw: random.Random) -> list[str]:
 
 
 def _write_recording(folder: Path, cast: list[Voice], stem: str, item: _Spoken) -> None:
-    spoken, rate = synthesize(item.text, cast[item.voice])
-    audio = resample(spoken, from_hz=rate, to_hz=SAMPLE_RATE_HZ)
-    audio = audio * min(RMS / float(audio.square().mean().sqrt()), 0.99 / float(audio.abs().max()))
-    write_audio(folder / item.task / "dev" / f"{stem}.wav", audio, sample_rate_hz=SAMPLE_RATE_HZ)
+    audio, rate = synthesize(item.text, cast[item.voice])
+    write_spoken(folder / item.task / "dev" / f"{stem}.wav", audio, sample_rate_hz=rate)
 
 
 def _write_gold(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -18,7 +18,8 @@ CHAIN_STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse",
 
 def items(given: Given) -> tuple[str | Path, ...]:
     """The options that name items and their recordings."""
-    return ("--items", given.items or "phoneme.item", "--audio", given.audio or "AUDIO")
+    path, audio = given.phones or ("phoneme.item", "AUDIO")
+    return ("--items", path, "--audio", audio)
 
 
 def conditions(given: Given) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ def generator(given: Given) -> tuple[Path, ...]:
 
 def no_items(given: Given) -> Lacks:
     """A lack, where no items or no recordings of theirs were named."""
-    if given.items and given.audio:
+    if given.phones:
         return ()
     what = "an .item file of aligned phones and its recordings (Libri-Light's or ZeroSpeech's)"
     return (Lack(what, given.again("--items", "phoneme.item", "--audio", "AUDIO")),)

@@ -31,6 +31,7 @@ def tokens(given: Given) -> Sequence[Step]:
     chosen = ("--measures", *measures) if measures else ()
     out = given.at("table1", given.items, given.audio, limited=True, measures=measures)
     return [
+        *_demo_phones(given),
         Step(
             "table1",
             given.verb(
@@ -46,25 +47,25 @@ def tokens(given: Given) -> Sequence[Step]:
             out / "summary.json",
             readers.token_table,
             inputs=(
-                *needs.present(given.items, given.audio),
+                *given.phones,
                 *(given.root / stage / "best.ckpt" for row in rows for stage in TOKEN_STAGES[row]),
             ),
             lacking=needs.no_items(given) + (() if rows else missing),
             left_out=missing if rows else (),
-        )
+        ),
     ]
 
 
 def layers(given: Given) -> Sequence[Step]:
     """Figure 3, left. The choice of layer stays as it is: the chain was trained with it."""
-    return [_layers(given, readers.layer_table)]
+    return [*_demo_phones(given), _layers(given, readers.layer_table)]
 
 
 def clusters(given: Given) -> Sequence[Step]:
     """Figure 3, right: this chain is one point of it."""
     count = needs.number_of_units(given)
     pairs = [_pairs(given, verb, partial(readers.pairs_of_clusters, verb, count)) for verb in TASKS]
-    return [*_demo_set(given), *pairs, _layers(given, readers.cluster_table)]
+    return [*_demo_set(given), *pairs, *_demo_phones(given), _layers(given, readers.cluster_table)]
 
 
 def recognition(given: Given) -> Sequence[Step]:
@@ -95,11 +96,13 @@ def recognition(given: Given) -> Sequence[Step]:
 def speakers(given: Given) -> Sequence[Step]:
     """Table III."""
     public = ("--xvector", given.xvector) if given.xvector else ()
+    # the demo has two test voices, of which a tenth would be two or three recordings
+    few = ("--all-recordings",) if given.is_demo and given.data is None else ()
     out = given.at("speaker", given.data, given.xvector, limited=True)
     return [
         Step(
             "speaker",
-            given.verb("speaker", *needs.conditions(given), *public, *_out(given, out, "speaker")),
+            given.verb("speaker", *needs.conditions(given), *few, *public, *_out(given, out, "speaker")),
             out / "summary.json",
             readers.speaker_table,
             inputs=(
@@ -221,6 +224,13 @@ def _demo_set(given: Given) -> Sequence[Step]:
     return [Step("demo-zerospeech", arguments, out / "demo-zerospeech.json", lambda content: {})]
 
 
+def _demo_phones(given: Given) -> Sequence[Step]:
+    """Recordings of held-out demo voices with their phones, where no others are named."""
+    if (out := given.demo_phones) is None:
+        return []
+    return [Step("demo-phones", ("demo-phones", "--out", str(out)), out / "demo-phones.json", lambda content: {})]
+
+
 def _demo_folder(given: Given) -> Path:
     return given.root / "demo-zerospeech"
 
@@ -258,7 +268,7 @@ def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
         ),
         out / "layers.json",
         read,
-        inputs=(*needs.present(given.items, given.audio), given.root / "encoder" / "best.ckpt"),
+        inputs=(*given.phones, given.root / "encoder" / "best.ckpt"),
         lacking=needs.no_items(given) + needs.untrained(given, "encoder"),
     )
 

@@ -129,6 +129,18 @@ class Given:
         """Whether the chain learnt from the demo corpus, which is there."""
         return self.chain.get("data") == "" and (self.root / "demo-corpus").is_dir()
 
+    @property
+    def demo_phones(self) -> Path | None:
+        """Folder of the demo's own aligned phones, where the chain is a demo and no others were named."""
+        return self.root / "demo-phones" if self.is_demo and self.items is None else None
+
+    @property
+    def phones(self) -> tuple[Path, ...]:
+        """The item file and its recordings: those named, else the demo's own; none where there are none."""
+        if self.items is not None and self.audio is not None:
+            return (self.items, self.audio)
+        return () if self.demo_phones is None else (self.demo_phones / "phoneme.item", self.demo_phones / "audio")
+
     @cached_property
     def transcripts_beside(self) -> tuple[Path, ...]:
         """Files of transcripts that came with the recordings. Looked for once: a corpus is large."""
