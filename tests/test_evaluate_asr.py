@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import tones_and_noise, write_tiny_checkpoint, write_tiny_generator
 from torch import Tensor
 from torchmetrics.text import CharErrorRate, WordErrorRate
@@ -228,7 +229,15 @@ def test_the_verb_generates_recognises_and_says_what_the_paper_has(
     assert summary["settings"]["generator"] == generator_digest(root / "generator")
     assert {row["condition"]: row["state"] for row in summary["rows"]} == dict.fromkeys(counts, "measured")
     assert summary["rows"][2]["wer_length"] == 2 * (3 + 4)
-    for options, differs in ((["--spelling", "basic"], "spelling"), (["--limit", "1"], "references")):
+    write_tiny_generator(tmp_path / "another")
+    weights = load_file(tmp_path / "another" / "fine.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, tmp_path / "another" / "fine.safetensors")
+    for options, differs in (
+        (["--spelling", "basic"], "spelling"),
+        (["--limit", "1"], "references"),
+        (["--conditions", "original", "reconstruction", "--audio-folder", f"gslm={other}"], "conditions"),
+        (["--audio-folder", f"gslm={other}", "--generator", str(tmp_path / "another")], "generator"),
+    ):
         with pytest.raises(ValueError, match=differs):
             verb(root, tmp_path / "out", *options, "--audio", str(tmp_path / "audio"))
     assert not (tmp_path / "audio").exists()  # refused before anything is generated

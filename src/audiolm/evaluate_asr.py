@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -70,7 +70,6 @@ def _asr(options: argparse.Namespace) -> None:
         require_short,
     )
     from audiolm.evaluation.row_files import require_claimable
-    from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
     from audiolm.recognition.recogniser import load_recogniser
     from audiolm.verbs import _progress
@@ -91,7 +90,7 @@ def _asr(options: argparse.Namespace) -> None:
     references = normalised_references(texts, options.spelling)
     require_letters(recogniser, references)
     require_short(recogniser, [*clips, *(clip for named in others.values() for clip in named)])
-    notes, about = _notes(options), _about(options, transcripts)
+    notes, about = _notes(options), _about(options, transcripts, others)
     out = options.out or options.root / "evaluation" / "asr"
     require_claimable(out, known_settings(recogniser, references, spelling=options.spelling, about=about), verb="asr")
     with only_one(out, what="audiolm evaluate asr"):
@@ -106,8 +105,6 @@ def _asr(options: argparse.Namespace) -> None:
                 recogniser, conditions, references, out, spelling=options.spelling, about=about, progress=progress
             )
         settings = about | {"recogniser": recogniser.name, "recogniser_digest": recogniser.digest}
-        if _generates(options):
-            settings |= {"generator": generator_digest(_generator(options))}
         results = write_asr(
             out, rows, spelling=options.spelling, decoding=recogniser.decoding, settings=settings, notes=notes
         )
@@ -116,13 +113,18 @@ def _asr(options: argparse.Namespace) -> None:
     print(f"Wrote {out}")
 
 
-def _about(options: argparse.Namespace, transcripts: "Transcripts") -> dict[str, object]:
+def _about(options: argparse.Namespace, transcripts: "Transcripts", others: "Iterable[str]") -> dict[str, object]:
+    from audiolm.generator.folder import generator_digest
+
     about: dict[str, object] = {
         name: getattr(options, name)
         for name in ("least_seconds", "most_seconds", "limit", "samplings", "seed", "language")
     }
     if about["most_seconds"] == float("inf"):
         about["most_seconds"] = None  # JSON knows no infinity
+    about["conditions"] = sorted({*options.conditions, *others})
+    if _generates(options):
+        about["generator"] = generator_digest(_generator(options))
     return about | {"transcripts_digest": transcripts.digest}
 
 

@@ -13,9 +13,9 @@ from audiolm.evaluation.heard_units import heard_units
 from audiolm.evaluation.measured_folder import Pooled, pool, write_results
 from audiolm.evaluation.passage_measures import Measured
 from audiolm.evaluation.passages import Passage, passages_digest
-from audiolm.evaluation.row_files import claim, start_rows
+from audiolm.evaluation.row_files import claim, start_rows, unreadable, whole_json_lines
 from audiolm.evaluation.self_bleu import distinct_share, entropy_bits, self_bleu
-from audiolm.files import atomic_path, parse_json
+from audiolm.files import atomic_path
 from audiolm.semantic.tokenizer import SemanticTokenizer
 from audiolm.tokens.layout import remove_repeats
 
@@ -151,16 +151,10 @@ def _line(key: tuple[str, str], units: list[int]) -> str:
 
 
 def _read_units(path: Path) -> dict[tuple[str, str], list[int]]:
-    if not path.exists():
-        return {}
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     found = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, row in whole_json_lines(path):
         try:
-            row = parse_json(line)
             found[row["kind"], row["file"]] = [int(unit) for unit in row["units"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"line {number} of {path} cannot be read: it was edited or damaged. Remove its folder and measure again."
-            ) from error
+            raise unreadable(path, number) from error
     return found

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from audiolm.files import atomic_path, read_json, write_json
+from audiolm.files import atomic_path, parse_json, read_json, write_json
 
 
 def claim(out: Path, about: Mapping[str, Any], *, verb: str, files: Sequence[str] = ("files.csv",)) -> None:
@@ -78,3 +78,26 @@ def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         whole, _, _ = file.read().rpartition("\n")
     yield from enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2)
+
+
+def whole_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """What each line of a file of JSON lines holds, with its number; none without a file; half a line is dropped.
+
+    Raises:
+        ValueError: naming the line, if it is no JSON.
+    """
+    if not path.exists():
+        return
+    whole, _, _ = path.read_text(encoding="utf-8", errors="surrogateescape").rpartition("\n")
+    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+        try:
+            yield number, parse_json(line)
+        except ValueError as error:
+            raise unreadable(path, number) from error
+
+
+def unreadable(path: Path, number: int) -> ValueError:
+    """The error for a line that no run of ours wrote."""
+    return ValueError(
+        f"line {number} of {path} cannot be read: it was edited or damaged. Remove its folder and measure again."
+    )

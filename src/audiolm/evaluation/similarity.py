@@ -14,7 +14,7 @@ from audiolm.evaluation.bootstrap import bootstrap_interval
 from audiolm.evaluation.classified import Case
 from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.roc import roc
-from audiolm.evaluation.row_files import claim
+from audiolm.evaluation.row_files import claim, unreadable, whole_json_lines
 from audiolm.files import write_json
 
 PROMPT, WHOLE = "prompt", "original"
@@ -199,16 +199,13 @@ def _line(key: Key, vector: NDArray[np.float64]) -> str:
 
 
 def _read(file: Path) -> dict[Key, NDArray[np.float64]]:
-    if not file.exists():
-        return {}
-    whole, _, _ = file.read_text(encoding="utf-8", errors="surrogateescape").rpartition("\n")
     found = {}
-    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+    for number, row in whole_json_lines(file):
         try:
-            condition, sampling, id_, vector = json.loads(line)
+            condition, sampling, id_, vector = row
             found[str(condition), int(sampling), str(id_)] = np.array(vector, dtype=np.float64)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"line {number} of {file} cannot be read: remove the file and measure again") from error
+            raise unreadable(file, number) from error
     return found
 
 
