@@ -4,6 +4,7 @@ import io
 import json
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 
 from audiolm.audio import write_audio
 from audiolm.evaluation import report_listening
+from audiolm.evaluation.chain_record import stages_of
 from audiolm.evaluation.curves import read_curves
 from audiolm.evaluation.report import write_report
 from audiolm.files import remove, write_json
@@ -59,8 +61,8 @@ def fake_chain(root: Path, *, seconds: float = 0.5, prompt_seconds: float = 0.2)
     fake_samples(root / "samples", seconds=seconds, prompt_seconds=prompt_seconds)
 
 
-def fake_tokens(folder: Path, utterances: tuple[Utterance, ...]) -> None:
-    create_store(folder, SPEC, {})
+def fake_tokens(folder: Path, utterances: tuple[Utterance, ...], *, spec: TokenSpec = SPEC) -> None:
+    create_store(folder, spec, {})
     random = torch.Generator().manual_seed(0)
     writer = TokenStoreWriter(folder)
     for u in utterances:
@@ -267,6 +269,22 @@ def test_with_a_public_encoder_there_is_no_encoder_stage(chain: Path) -> None:
     (chain / "chain.json").write_text(json.dumps({**stamp, "encoder": "facebook/hubert-base-ls960 layer 9"}))
     remove(chain / "encoder")
     assert "make encoder" not in write_report(chain).read_text(encoding="utf-8")
+
+
+def test_a_chain_without_fine_levels_has_no_fine_stage_and_a_baseline_is_shown(chain: Path) -> None:
+    stamp = json.loads((chain / "chain.json").read_text())
+    (chain / "chain.json").write_text(json.dumps({**stamp, "preset": "piano"}))
+    for part in ("tokens", "fine"):
+        remove(chain / part)
+    assert "make fine" not in write_report(chain).read_text(encoding="utf-8")
+    utterance = Utterance("anna/0", "anna/0.flac", "anna", "train", 0, 8000, RATE, True, 0.0)
+    fake_tokens(chain / "tokens", (utterance,), spec=replace(SPEC, coarse_levels=SPEC.levels))  # they say so too
+    (chain / "chain.json").write_text(json.dumps(stamp))
+    assert stages_of(chain) == ["codec", "encoder", "tokenizer", "tokens", "semantic", "coarse"]
+    record(chain / "acoustic", "acoustic")
+    page = write_report(chain).read_text(encoding="utf-8")
+    assert "make fine" not in page
+    assert "Acoustic-only baseline" in page
 
 
 def test_an_empty_folder_gives_a_page_that_names_every_missing_part(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from audiolm.evaluation.chain_record import STAGES
 from audiolm.evaluation.paper_steps import Given, Lack, Step
 from audiolm.files import read_json
 from audiolm.manifest import read_manifest
 
 PROMPT_SECONDS, CONTINUATION_SECONDS = 3.0, 7.0  # the paper's
 Lacks = tuple[Lack, ...]
-CHAIN_STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # those of `make train-all`
 
 
 def items(given: Given) -> tuple[str | Path, ...]:
@@ -129,7 +129,7 @@ def untrained(given: Given, *stages: str) -> Lacks:
         for lack in given.needs(
             given.root / stage / "best.ckpt",
             f"the {stage} stage",
-            given.make(stage) if stage in CHAIN_STAGES else given.fit(stage),
+            given.make(stage) if stage in STAGES else given.fit(stage),
         )
     )
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from audiolm.evaluation.report_facts import ChainFacts
+from audiolm.evaluation.chain_record import chain_record, fit_command, make_command
 from audiolm.files import read_json
 from audiolm.recognition.transcripts import transcript_files
 
@@ -118,11 +118,7 @@ class Given:
     @property
     def chain(self) -> dict[str, str]:
         """`chain.json`, or nothing."""
-        path = self.root / "chain.json"
-        found = read_json(path, made_by="make train-all") if path.exists() else {}
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} is not the record of a chain: it was edited. `make train-all` writes it.")
-        return found
+        return chain_record(self.root)
 
     @property
     def is_demo(self) -> bool:
@@ -195,16 +191,11 @@ class Given:
 
     def make(self, target: str) -> str:
         """The make command for a target of this chain."""
-        data, preset = self.chain.get("data"), self.chain.get("preset")
-        named = None if data is None else Path(data).name
-        models = {name: self.chain.get(name, "") for name in ("codec", "encoder")}
-        return ChainFacts(self.root, named, preset, None, 0, {}, None, **models).make(target)
+        return make_command(self.root, target)
 
     def fit(self, stage: str) -> str:
         """The command that trains a stage which is not part of `make train-all`."""
-        preset = "demo" if self.chain.get("preset") == "piano-demo" else self.chain.get("preset")  # as Make has it
-        overlay = f" -c stages/{preset}/{stage}.yaml" if preset in ("demo", "small") else ""
-        return f"lightning fit -c stages/{stage}.yaml{overlay} --root {shlex.quote(str(self.root))}"
+        return fit_command(self.root, stage)
 
     def again(self, *options: str) -> str:
         """This evaluation with these options, and with those given that are not among them."""

@@ -1,7 +1,6 @@
 """What a chain's folder says of itself: data, tokens, stages. Read for the report; nothing is computed from audio."""
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from audiolm.evaluation.chain_record import chain_record, make_command, stages_of
 from audiolm.evaluation.curves import Curve, read_curves
 from audiolm.files import read_json
 from audiolm.manifest import SPLITS, Manifest, Split, read_manifest
 from audiolm.tokens.spec import TokenSpec
 from audiolm.tokens.store import TokenStore
 
-LANGUAGE_MODELS = ("semantic", "coarse", "fine")
-STAGES = ("codec", "encoder", "tokenizer", "tokens", *LANGUAGE_MODELS)  # in order; each is a folder and a make target
 COUNTED_UNITS = 5_000_000  # units read to see how evenly they are used; a corpus of 55 hours is read whole
 
 
@@ -87,8 +85,7 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class ChainFacts:
-    """Everything but the samples. What is not there is None, or a stage in state "missing"; with a public encoder there is no
-    encoder stage at all."""
+    """Everything but the samples. What is not there is None, or a stage in state "missing"; `stages` are those of this chain."""
 
     root: Path
     data: str | None  # the corpus folder's name; "" for the demo corpus
@@ -97,36 +94,10 @@ class ChainFacts:
     rejected: int
     stages: Mapping[str, StageFacts]
     tokens: TokenFacts | None
-    codec: str = ""  # a public one's name or folder, as `chain.json` has it
-    encoder: str = ""  # likewise; where it has several layers, "NAME layer N"
-
-    @property
-    def run(self) -> str | None:
-        """The chain's name, if it is one of several (`RUN=`)."""
-        folder = self.root.resolve()
-        return folder.name if folder.parent.name == "runs" else None
 
     def make(self, target: str) -> str:
-        """The make command for a target of this chain, with its knobs. Where the data lies is left to the reader."""
-        words = ["make", target]
-        if self.data:
-            words.append(f"DATA=PATH/TO/{self.data}")
-        if self.preset not in (None, "demo"):
-            words.append(f"PRESET={self.preset}")
-        if self.codec:
-            words.append(shlex.quote(f"CODEC={_public(self.codec)}"))
-        if self.encoder:
-            name, _, layer = self.encoder.partition(" layer ")
-            words.append(shlex.quote(f"ENCODER={_public(name)}"))
-            words += [f"LAYER={layer}"] if layer else []
-        if self.run:
-            words.append(f"RUN={self.run}")
-        return " ".join(words)
-
-
-def _public(model: str) -> str:
-    """A name as it is; of a folder the last part, as of the data."""
-    return f"PATH/TO/{Path(model).name}" if Path(model).is_absolute() else model
+        """The make command for a target of this chain."""
+        return make_command(self.root, target)
 
 
 def read_facts(root: Path) -> ChainFacts:
@@ -135,7 +106,7 @@ def read_facts(root: Path) -> ChainFacts:
     Raises:
         ValueError: if a file is there but damaged; the message names it.
     """
-    chain = _json(root / "chain.json", made_by="make train-all")
+    chain = chain_record(root)
     manifest = root / "manifest.jsonl"
     rejected = root / "rejected.jsonl"
     return ChainFacts(
@@ -144,12 +115,8 @@ def read_facts(root: Path) -> ChainFacts:
         preset=chain["preset"] if chain else None,
         manifest=read_manifest(manifest) if manifest.exists() else None,
         rejected=len(rejected.read_bytes().splitlines()) if rejected.exists() else 0,
-        stages={
-            name: _stage(root, name) for name in STAGES if not (name == "encoder" and chain and chain.get("encoder"))
-        },
+        stages={name: _stage(root, name) for name in stages_of(root)},
         tokens=_tokens(root / "tokens"),
-        codec=(chain or {}).get("codec", ""),
-        encoder=(chain or {}).get("encoder", ""),
     )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from audiolm.evaluation.chain_record import LANGUAGE_MODELS
 from audiolm.evaluation.codec_summary import codec_pictures
 from audiolm.evaluation.curves import Curve
 from audiolm.evaluation.report_facts import (
-    LANGUAGE_MODELS,
     ChainFacts,
     StageFacts,
     TokenFacts,
@@ -30,6 +30,7 @@ PURPOSE = {
     "semantic": "Semantic model: what is said",
     "coarse": "Coarse acoustic model: who says it, and how",
     "fine": "Fine acoustic model: the details of the sound",
+    "acoustic": "Acoustic-only baseline: codes without units",
 }
 
 
@@ -48,7 +49,7 @@ def data_section(facts: ChainFacts) -> Html:
         parts.append(missing("The corpus has not been turned into tokens yet.", facts.make("tokens")))
     else:
         parts.append(_token_words(facts, facts.tokens))
-    padding = {name: facts.stages[name].padding for name in LANGUAGE_MODELS}
+    padding = {name: facts.stages[name].padding for name in LANGUAGE_MODELS if name in facts.stages}
     if any(share is not None for share in padding.values()):
         shares = ", ".join(f"{name} {share:.1%}" for name, share in padding.items() if share is not None)
         parts.append(

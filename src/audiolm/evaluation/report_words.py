@@ -1,5 +1,6 @@
 """The report's last part: what its numbers mean, and the commands that repeat it."""
 
+from audiolm.evaluation.chain_record import run_name
 from audiolm.evaluation.report_facts import ChainFacts
 from audiolm.evaluation.report_page import Html, element, join, paragraph
 from audiolm.evaluation.report_pictures import RANGE_DB
@@ -61,7 +62,7 @@ def how_made_section() -> Html:
 
 def how_to_repeat_section(facts: ChainFacts) -> Html:
     """The commands that make this page again, and those that go further."""
-    generator = f"checkpoints/runs/{facts.run}" if facts.run else "checkpoints"
+    generator = f"checkpoints/runs/{run}" if (run := run_name(facts.root)) else "checkpoints"
     commands = (
         f"{facts.make('train-all')}      # everything; what is done is not done again",
         f"{facts.make('samples')}        # new continuations, after the folder samples/ is removed",

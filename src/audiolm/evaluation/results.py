@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from audiolm.evaluation.chain_record import stages_of
 from audiolm.files import read_json
-from audiolm.tokens.store import TokenStore
-
-STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")
 
 
 def results_tables(root: Path) -> str:
@@ -28,12 +26,7 @@ def results_tables(root: Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     total = 0.0
-    chain = root / "chain.json"
-    public = chain.exists() and read_json(chain, made_by="make train-all").get("encoder")  # then none was trained
-    left_out = {"encoder"} if public else set()
-    left_out |= set() if TokenStore(root / "tokens").spec.fine_levels else {"fine"}
-    baseline = ("acoustic",) if (root / "acoustic" / "done.json").exists() else ()
-    for stage in (name for name in (*STAGES, *baseline) if name not in left_out):
+    for stage in stages_of(root):
         record = read_json(root / stage / "done.json", made_by=f"make {stage}")
         baselines: dict[str, Any] = {}
         if (root / stage / "baselines.json").exists():

@@ -13,6 +13,7 @@ from audiolm.codec.detokenizer import MADE_BY
 from audiolm.evaluation.abx import AbxSettings, measure_abx
 from audiolm.evaluation.abx_items import Item
 from audiolm.evaluation.abx_results import write_abx
+from audiolm.evaluation.chain_record import STAGES, fit_command, make_command
 from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.codec_measures import MeasureName, Settings
 from audiolm.evaluation.codec_results import Pooled
@@ -82,14 +83,7 @@ def require_checkpoints(root: Path, tokens: Sequence[TokenType]) -> None:
 
 
 def _command(root: Path, stage: str) -> str:
-    run = f" RUN={root.name}" if root.parent.name == "runs" else ""
-    if stage in ("tokenizer", "codec"):
-        return f"`make {stage}{run}`"
-    chain = root / "chain.json"
-    preset = read_json(chain, made_by="make train-all").get("preset") if chain.exists() else "paper"
-    preset = "demo" if preset == "piano-demo" else preset  # as Make has it
-    overlay = f" -c stages/{preset}/{stage}.yaml" if preset in ("demo", "small") else ""
-    return f"`lightning fit -c stages/{stage}.yaml{overlay} --root {root}`"
+    return f"`{make_command(root, stage) if stage in STAGES else fit_command(root, stage)}`"
 
 
 def measure_table1(
