@@ -123,6 +123,7 @@ def last_state(folder: Path) -> dict[str, Any]:
     for state in content["callbacks"].values():
         for name in ("best_model_path", "dirpath", "best_k_models", "kth_best_model_path", "last_model_path"):
             state.pop(name, None)
+        state.pop("current_score", None)  # Lightning writes it and never reads it; best_model_score says what was best
     return content
 
 

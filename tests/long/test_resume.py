@@ -41,6 +41,8 @@ STAGES: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
         ("--trainer.max_steps", "6"),
         {"forward": (1, 5), "stepped": (3,), "validation": (3,), "write": (5,), "renamed": (1,)},
     ),
+    "asr": (("--trainer.max_steps", "6"), {"forward": (1, 5), "stepped": (3,), "validation": (3,), "write": (5,)}),
+    "acoustic": ((), {"forward": (6,), "write": (6,)}),
     "semantic": ((), {"forward": (1,), "stepped": (6,), "validation": (1,), "write": (1,), "renamed": (6,)}),
     "coarse": ((), {"forward": (6,), "write": (6,), "renamed": (6,)}),
     "fine": ((), {"forward": (6,), "stepped": (8,), "validation": (8,), "write": (8,), "renamed": (8,)}),  # 8: the last
