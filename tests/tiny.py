@@ -73,11 +73,11 @@ def tiny_generator(
     return AudioLM(spec=SPEC, codec=tiny_codec(), tokenizer=of_units[0], stages=stages, units_per_second=of_units[1])
 
 
-def write_tiny_generator(folder: Path) -> None:
+def write_tiny_generator(folder: Path, *, acoustic_only: bool = False) -> None:
     """The folder that `audiolm compose` would write of `tiny_generator()`."""
-    generator = tiny_generator()
+    generator = tiny_generator(acoustic_only=acoustic_only)
     folder.mkdir(parents=True, exist_ok=True)
-    modules = {"codec": generator.codec, "tokenizer": generator.tokenizer}
+    modules = {"codec": generator.codec, **({} if acoustic_only else {"tokenizer": generator.tokenizer})}
     modules |= {stage: language_model.model for stage, language_model in generator.stages.items()}
     for name, module in modules.items():
         save_file(
@@ -91,10 +91,11 @@ def write_tiny_generator(folder: Path) -> None:
         "format": GENERATOR_FORMAT,
         "spec": SPEC.as_dict(),
         "stages": stages,
-        "units_per_second": 11.3,
         "facts": {"data": "tones"},
+        "codec": generator.codec.config_dict(),
     }
-    config |= {"codec": generator.codec.config_dict(), "tokenizer": generator.tokenizer.config_dict()}
+    if not acoustic_only:
+        config |= {"tokenizer": generator.tokenizer.config_dict(), "units_per_second": 11.3}
     write_json(folder / "config.json", config)
 
 

@@ -9,6 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from tests.fuzz.campaign import Report, run_reader
 from tests.fuzz.readers import READERS
 
@@ -22,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder for the files that made a reader fail")
     parser.add_argument("--first", type=int, default=0, help="number of the first file, to repeat one that failed")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # threads of the parent are not there in a forked child, which would wait for them
     shares = {name: READERS[name].share for name in options.readers}
     reports = []
     for name in options.readers:

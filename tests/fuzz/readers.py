@@ -364,6 +364,7 @@ READERS = {
     "columns": Reader(specimens.columns, read_columns, spoil_columns, 1000),
     "arrays": Reader(specimens.arrays, read_arrays, spoil_checkpoints, 1500),
     "generator": Reader(specimens.generator, read_generator, spoil_generator, 400),
+    "acoustic-only": Reader(specimens.acoustic_only, read_generator, spoil_generator, 200),
     "detector": Reader(specimens.detector, read_detector, spoil_generator, 400),
     "public": Reader(specimens.public, read_public, spoil_generator, 100),
     "sampling": Reader(specimens.sampling, read_sampling, spoil_texts, 1000),

@@ -145,6 +145,11 @@ def generator(folder: Path) -> None:
     write_tiny_generator(folder)
 
 
+def acoustic_only(folder: Path) -> None:
+    """A generator without units."""
+    write_tiny_generator(folder, acoustic_only=True)
+
+
 def detector(folder: Path) -> None:
     """A generator's detector."""
     model = AudioClassifier(ClassifierConfig(("human", "machine"), channels=(2, 4))).eval()
