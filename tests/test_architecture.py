@@ -28,6 +28,8 @@ ON_TOP = {
     "stages",
     "stage_cli",
     "verbs",
+    "demo_verbs",
+    "progress",
     "evaluate_verbs",
     "evaluate_units",
     "evaluate_abx",

@@ -38,7 +38,7 @@ def _detect(options: argparse.Namespace) -> None:
     import torch
 
     from audiolm.evaluation.detection import LIMITS, detect, load_detector, require_files
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     if not 0 < options.prior < 1:
         raise ValueError(f"--prior must lie between 0 and 1, got {options.prior}")
@@ -47,7 +47,7 @@ def _detect(options: argparse.Namespace) -> None:
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = automatic if options.device == "auto" else options.device
     model, found = detector.model.to(device), []
-    with _progress("detect") as progress:
+    with progress_bar("detect") as progress:
         for path in options.files:
             found.append(detect(model, path, prior=options.prior, device=device))
             progress(len(found), len(options.files))

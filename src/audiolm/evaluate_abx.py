@@ -85,7 +85,7 @@ def _abx(options: argparse.Namespace) -> None:
     from audiolm.evaluation.abx import measure_abx
     from audiolm.evaluation.abx_items import read_items
     from audiolm.evaluation.abx_results import write_abx
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     settings, device = comparison_of(options)
     settings = replace(settings, contexts=tuple(dict.fromkeys(options.context)), normalize=options.normalize)
@@ -93,7 +93,7 @@ def _abx(options: argparse.Namespace) -> None:
         raise ValueError(f"--root {options.root} is no chain's folder that results could go to: name one with --out")
     items = read_items(options.items)
     source = _source(options, items, device=device)
-    with _progress("evaluate abx") as progress:
+    with progress_bar("evaluate abx") as progress:
         result = measure_abx(
             items, source.features, rate_hz=source.rate_hz, settings=settings, device=device, progress=progress
         )

@@ -71,8 +71,8 @@ def _asr(options: argparse.Namespace) -> None:
     )
     from audiolm.evaluation.row_files import require_claimable
     from audiolm.lock import only_one
+    from audiolm.progress import progress_bar
     from audiolm.recognition.recogniser import load_recogniser
-    from audiolm.verbs import _progress
 
     folders = _folders(options.audio_folder)
     if not options.conditions and not folders:
@@ -96,11 +96,11 @@ def _asr(options: argparse.Namespace) -> None:
     with only_one(out, what="audiolm evaluate asr"):
         conditions: dict[str, list[list[Clip]]] = {}
         if options.conditions:
-            with _progress("generating") as progress:
+            with progress_bar("generating") as progress:
                 made = condition_clips_of(options, options.conditions, progress, clips=clips)
             conditions = {kind: made[kind] for kind in CONDITIONS if kind in made}
         conditions |= {name: [named] for name, named in others.items()}
-        with _progress("evaluate asr") as progress:
+        with progress_bar("evaluate asr") as progress:
             rows = measure_asr(
                 recogniser, conditions, references, out, spelling=options.spelling, about=about, progress=progress
             )

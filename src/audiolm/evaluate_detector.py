@@ -42,7 +42,7 @@ def _detector(options: argparse.Namespace) -> None:
     from audiolm.evaluation.row_files import require_claimable
     from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     path = options.detector or options.root / "detector" / "best.ckpt"
     found = load_detector(path)
@@ -57,7 +57,7 @@ def _detector(options: argparse.Namespace) -> None:
     out = options.out or options.root / "evaluation" / "detector"
     require_claimable(out, about, verb="detector")
     with only_one(out, what="audiolm evaluate detector"):
-        with _progress("audio") as progress:
+        with progress_bar("audio") as progress:
             conditions = condition_clips_of(options, ("original", "reconstruction", "continuation"), progress, clips)
         cases = detector_cases(
             conditions["original"][0],
@@ -65,7 +65,7 @@ def _detector(options: argparse.Namespace) -> None:
             conditions["continuation"],
             prompt_seconds=options.prompt_seconds,
         )
-        with _progress("evaluate detector") as progress:
+        with progress_bar("evaluate detector") as progress:
             table = measure_detector(found.model, cases, out, about=about, device=device_of(options), progress=progress)
     _print_table(table)
     if about["trained_on"] != generator:

@@ -2,8 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +58,7 @@ def _layers(options: argparse.Namespace) -> None:
     from audiolm.evaluation.item_recordings import item_recordings
     from audiolm.evaluation.layer_sweep import Rule, sweep_layers
     from audiolm.evaluation.layers_results import LayersTable, write_layers
+    from audiolm.progress import progress_bars
     from audiolm.semantic.mfcc import MfccEncoder
 
     clusters = _check(options)
@@ -73,7 +72,7 @@ def _layers(options: argparse.Namespace) -> None:
     aligned, clips = _aligned(options), _clips(options)
     common: dict[str, Any] = {"settings": settings, "device": device}
     sweep: dict[str, Any] = {**common, "rule": rule, "memory_bytes": round(options.memory_gb * 2**30)}
-    with _progress() as progress:
+    with progress_bars() as progress:
         found = sweep_layers(
             encoder,
             items,
@@ -258,19 +257,3 @@ def _cells(result: "AbxResult") -> list[str]:
         interval = "" if score.interval is None else " ({:.1f}–{:.1f})".format(*(100 * end for end in score.interval))
         cells.append("–" if score.error is None else f"{100 * score.error:.2f}{interval}")
     return cells
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """A bar for each kind of work on a terminal; nothing in a log file."""
-    from rich.progress import Progress
-
-    with Progress(disable=not sys.stdout.isatty()) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield progress

@@ -43,7 +43,7 @@ def _likelihood(options: argparse.Namespace) -> None:
     from audiolm.evaluation.unit_likelihoods import measure_unit_likelihoods
     from audiolm.generator import AudioLM
     from audiolm.generator.folder import generator_digest
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     folder = options.generator or options.root / "generator"
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
@@ -52,7 +52,7 @@ def _likelihood(options: argparse.Namespace) -> None:
     systems = _systems(options)
     about = {"generator": generator_digest(folder)}
     out = options.out or options.root / "evaluation" / "likelihood"
-    with _progress("evaluate likelihood") as progress:
+    with progress_bar("evaluate likelihood") as progress:
         rows = measure_unit_likelihoods(judge, systems, out, about=about, progress=progress)
     _print_table(write_table(out, rows, about=about))
     print(NOTE)

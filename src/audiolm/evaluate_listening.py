@@ -58,7 +58,7 @@ def _make(options: argparse.Namespace) -> None:
     from audiolm.evaluation.listening_make import make_listening_test
     from audiolm.evaluation.listening_plan import Request
     from audiolm.evaluation.which_codec import load_codec
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     kind, folders = _what(options)
     for name in ("limit", "trials", "attention"):
@@ -68,7 +68,7 @@ def _make(options: argparse.Namespace) -> None:
     seed = secrets.randbits(63) if options.seed is None else options.seed
     request = Request(kind, names, seed, options.limit, options.trials, options.attention)
     codec = None if options.codec in (None, NO_CODEC) else load_codec(options.codec)
-    with _progress("listening test") as progress:
+    with progress_bar("listening test") as progress:
         made = make_listening_test(
             folders,
             options.out,

@@ -62,11 +62,11 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
 def _prosody(options: argparse.Namespace) -> None:
     from audiolm.evaluation.passage_measures import titles
     from audiolm.evaluation.prosody_table import NOTE, measure_prosody
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     generated, real = _passages(options)
     out = options.out or options.root / "evaluation" / "prosody"
-    with _progress("evaluate prosody") as progress:
+    with progress_bar("evaluate prosody") as progress:
         table = measure_prosody(generated, real, out, music=options.music, about=_about(options), progress=progress)
     names = titles(music=options.music)
     _print_table(table.pooled, names, title=f"{len(generated)} continuations, {len(real)} stretches of real recordings")
@@ -81,15 +81,15 @@ def _diversity(options: argparse.Namespace) -> None:
 
     from audiolm.checkpoint import load_stage_checkpoint
     from audiolm.evaluation.diversity_table import NOTE, TITLES, measure_diversity
+    from audiolm.progress import progress_bar
     from audiolm.semantic.tokenizer import SemanticTokenizer
-    from audiolm.verbs import _progress
 
     generated, real = _passages(options)
     path = options.tokenizer or options.root / "tokenizer" / "best.ckpt"
     checkpoint = load_stage_checkpoint(path, stage="tokenizer")
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     out = options.out or options.root / "evaluation" / "diversity"
-    with _progress("evaluate diversity") as progress:
+    with progress_bar("evaluate diversity") as progress:
         table = measure_diversity(
             SemanticTokenizer.from_checkpoint(checkpoint),
             generated,

@@ -63,7 +63,7 @@ def _speaker(options: argparse.Namespace) -> None:
     from audiolm.evaluation.xvectors import SpeakerVectors
     from audiolm.generator.folder import generator_digest
     from audiolm.lock import only_one
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     path, device = options.classifier or options.root / "speaker" / "best.ckpt", device_of(options)
     checkpoint = load_stage_checkpoint(path, stage="speaker")
@@ -84,15 +84,15 @@ def _speaker(options: argparse.Namespace) -> None:
     if voices:
         require_claimable(out / "similarity", of_voices, verb="speaker", files=("xvectors.jsonl",))
     with only_one(out, what="audiolm evaluate speaker"):
-        with _progress("audio") as progress:
+        with progress_bar("audio") as progress:
             conditions = condition_clips_of(options, options.conditions, progress, clips)
         cases = speaker_cases(conditions, asked.speakers, originals=asked.held_out)
-        with _progress("evaluate speaker") as progress:
+        with progress_bar("evaluate speaker") as progress:
             rows = measure_speakers(model, cases, out, about=about, device=device, progress=progress)
         _print_table(rows, speakers=len({asked.speakers[clip.id] for clip in clips}), known=len(model.labels))
         print(NOTE)
         if voices:
-            with _progress("speaker vectors") as progress:
+            with progress_bar("speaker vectors") as progress:
                 found = measure_similarity(
                     voices,
                     cases,

@@ -44,12 +44,12 @@ def add_table1(commands: Any) -> None:
 
 
 def _table1(options: argparse.Namespace) -> None:
-    from audiolm.evaluate_layers import _progress
     from audiolm.evaluation.abx_items import read_items
     from audiolm.evaluation.item_recordings import item_recordings
     from audiolm.evaluation.table1 import Table1Data, Table1Settings, measure_table1, require_checkpoints
     from audiolm.evaluation.table1_rows import token_types
     from audiolm.lock import only_one
+    from audiolm.progress import progress_bars
 
     for name in ("limit", "max_seconds", "workers"):
         if (value := getattr(options, name)) is not None and value <= 0:
@@ -63,7 +63,7 @@ def _table1(options: argparse.Namespace) -> None:
     items = read_items(options.items)
     data = Table1Data(items, item_recordings(items, options.audio), _clips(options))
     out = options.out or options.root / "evaluation" / "table1"
-    with only_one(out, what="audiolm evaluate table1"), _progress() as progress:
+    with only_one(out, what="audiolm evaluate table1"), progress_bars() as progress:
         rows = measure_table1(
             options.root,
             tokens,

@@ -30,8 +30,8 @@ def add_units(commands: Any) -> None:
 def _units(options: argparse.Namespace) -> None:
     from audiolm.checkpoint import load_stage_checkpoint
     from audiolm.evaluation.units_table import measure_units
+    from audiolm.progress import progress_bar
     from audiolm.semantic.tokenizer import SemanticTokenizer
-    from audiolm.verbs import _progress
 
     if options.limit is not None and options.limit <= 0:
         raise ValueError(f"--limit must be positive, got {options.limit}")
@@ -41,7 +41,7 @@ def _units(options: argparse.Namespace) -> None:
     out = options.out or options.root / "evaluation" / "units"
     about = {"tokenizer_digest": checkpoint.digest, "tokenizer": checkpoint.config, "phones": str(options.phones)}
     about |= {"audio": str(options.audio), "limit": options.limit}
-    with _progress("evaluate units") as progress:
+    with progress_bar("evaluate units") as progress:
         table = measure_units(
             tokenizer,
             options.phones,

@@ -66,7 +66,7 @@ def _codec(options: argparse.Namespace) -> None:
     from audiolm.evaluation.codec_measures import MEASURES, Settings
     from audiolm.evaluation.codec_table import measure_codec
     from audiolm.evaluation.which_codec import load_codec
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     for name in ("limit", "max_seconds", "workers"):
         if (value := getattr(options, name)) is not None and value <= 0:
@@ -81,7 +81,7 @@ def _codec(options: argparse.Namespace) -> None:
     else:
         clips = split_clips(options.root / "manifest.jsonl", options.split, **cut)
     out = options.out or options.root / "evaluation" / "codec"
-    with _progress("evaluate codec") as progress:
+    with progress_bar("evaluate codec") as progress:
         pooled = measure_codec(codec, clips, out, settings=settings, workers=options.workers, progress=progress)
     _print_table(pooled, settings, clips=len(clips))
     print(f"Wrote {out}")

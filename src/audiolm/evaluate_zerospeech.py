@@ -65,13 +65,13 @@ def _scored(verb: str, data: "PairSet", options: argparse.Namespace, out: Path) 
     from audiolm.evaluation.zerospeech_results import normalised_scores
     from audiolm.generator import AudioLM
     from audiolm.generator.folder import generator_digest
-    from audiolm.verbs import _progress
+    from audiolm.progress import progress_bar
 
     folder = options.generator or options.root / "generator"
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     model = AudioLM.from_pretrained(folder, device=device)
     about = {"generator": generator_digest(folder), "task": data.task}
-    with out_of_memory_says("Give a smaller --batch-size."), _progress(f"evaluate {verb}") as progress:
+    with out_of_memory_says("Give a smaller --batch-size."), progress_bar(f"evaluate {verb}") as progress:
         rows = measure_likelihoods(
             model, data.recordings, out, about=about, batch_size=options.batch_size, progress=progress
         )

@@ -1,17 +1,17 @@
 """The `audiolm` verbs: everything that is not training. Each imports what it needs when it runs."""
 
 import argparse
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiolm.cli import TRAINER_VERBS
+from audiolm.demo_verbs import add_demo
 from audiolm.detect_verb import add_detect
 from audiolm.evaluate_verbs import add_evaluate
 from audiolm.lock import only_one
+from audiolm.progress import progress_bar
 
 if TYPE_CHECKING:
     from audiolm.generator import StageSampling
@@ -36,27 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    demo = add("demo-corpus", _demo_corpus, "write a corpus of synthetic speech in the Libri-Light layout")
-    demo.add_argument("--out", type=Path, required=True, help="folder of the corpus")
-    demo.add_argument("--voices", type=int, default=32)
-    demo.add_argument("--seconds-per-voice", type=float, default=60.0)
-    demo.add_argument("--seed", type=int, default=0)
-
-    zerospeech = add("demo-zerospeech", _demo_zerospeech, "write a small sWUGGY and sBLIMP of the demo corpus's words")
-    zerospeech.add_argument("--out", type=Path, required=True, help="folder of the set, in ZeroSpeech 2021's layout")
-    zerospeech.add_argument(
-        "--corpus", type=Path, default=Path("checkpoints/demo-corpus"), help="whose words are counted: a demo corpus"
-    )
-    zerospeech.add_argument("--words", type=int, default=100, help="pairs of a word and a non-word")
-    zerospeech.add_argument("--sentences", type=int, default=100, help="pairs of sentences")
-    zerospeech.add_argument("--seed", type=int, default=0)
-
-    phones = add(
-        "demo-phones", _demo_phones, "write recordings of held-out demo voices with aligned phones, for ABX and Table I"
-    )
-    phones.add_argument("--out", type=Path, required=True, help="folder: audio/, phoneme.item, phones.tsv")
-    phones.add_argument("--sentences", type=int, default=16, help="of each of eight voices")
-    phones.add_argument("--seed", type=int, default=0)
+    add_demo(commands)
 
     prepare = add("prepare", _prepare, "list a corpus: utterances, speakers, splits -> manifest.jsonl")
     prepare.add_argument(
@@ -160,56 +140,10 @@ def _root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("checkpoints"), help="folder of the chain")
 
 
-@contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; nothing in a log file, where the report says how many there were."""
-    from rich.progress import Progress
-
-    with Progress(disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _demo_corpus(options: argparse.Namespace) -> None:
-    from audiolm.demo_corpus import write_demo_corpus
-
-    with only_one(options.out, what="audiolm demo-corpus"), _progress("demo corpus") as progress:
-        report = write_demo_corpus(
-            options.out,
-            voices=options.voices,
-            seconds_per_voice=options.seconds_per_voice,
-            seed=options.seed,
-            progress=progress,
-        )
-    print(report)
-
-
-def _demo_zerospeech(options: argparse.Namespace) -> None:
-    from audiolm.demo_corpus import write_demo_zerospeech
-
-    with only_one(options.out, what="audiolm demo-zerospeech"), _progress("demo zerospeech") as progress:
-        said = write_demo_zerospeech(
-            options.out,
-            corpus=options.corpus,
-            words=options.words,
-            sentences=options.sentences,
-            seed=options.seed,
-            progress=progress,
-        )
-    print(said)
-
-
-def _demo_phones(options: argparse.Namespace) -> None:
-    from audiolm.demo_corpus import write_demo_phones
-
-    with only_one(options.out, what="audiolm demo-phones"), _progress("demo phones") as progress:
-        print(write_demo_phones(options.out, sentences=options.sentences, seed=options.seed, progress=progress))
-
-
 def _prepare(options: argparse.Namespace) -> None:
     from audiolm.corpus import prepare
 
-    with only_one(options.root / "manifest.jsonl", what="audiolm prepare"), _progress("prepare") as progress:
+    with only_one(options.root / "manifest.jsonl", what="audiolm prepare"), progress_bar("prepare") as progress:
         report = prepare(
             options.data,
             options.root,

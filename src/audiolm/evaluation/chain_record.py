@@ -1,0 +1,80 @@
+"""What a chain's folder says it is: its record, the stages it has, and the commands that make them."""
+
+import shlex
+from pathlib import Path
+
+from audiolm.files import read_json
+from audiolm.tokens.store import TokenStore
+
+LANGUAGE_MODELS = ("semantic", "coarse", "fine", "acoustic")
+STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # of `make train-all`, in order
+
+
+def chain_record(root: Path) -> dict[str, str]:
+    """`chain.json`: data, preset, codec and encoder; empty where there is none.
+
+    Raises:
+        ValueError: if it is damaged, naming it.
+    """
+    path = root / "chain.json"
+    found = read_json(path, made_by="make train-all") if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not the record of a chain: it was edited. `make train-all` writes it.")
+    return found
+
+
+def stages_of(root: Path) -> list[str]:
+    """The chain's stages, in order: each is a folder and a make target.
+
+    With a public encoder none is trained. A codec whose levels are all coarse, such as piano's, has no fine stage. The
+    acoustic-only baseline is among them where it was trained.
+    """
+    record = chain_record(root)
+    absent = {"encoder"} if record.get("encoder") else set()
+    if not _has_fine_levels(root, record):
+        absent.add("fine")
+    baseline = ["acoustic"] if (root / "acoustic" / "done.json").exists() else []
+    return [*(stage for stage in STAGES if stage not in absent), *baseline]
+
+
+def _has_fine_levels(root: Path, record: dict[str, str]) -> bool:
+    if (root / "tokens" / "sealed.json").exists():
+        return TokenStore(root / "tokens").spec.fine_levels > 0
+    return not str(record.get("preset", "")).startswith("piano")
+
+
+def run_name(root: Path) -> str | None:
+    """The chain's name, if it is one of several (`RUN=`)."""
+    folder = root.resolve()
+    return folder.name if folder.parent.name == "runs" else None
+
+
+def make_command(root: Path, target: str) -> str:
+    """The make command for a target of this chain, with its knobs. Where data and models lie is left to the reader."""
+    record, words = chain_record(root), ["make", target]
+    if data := record.get("data"):
+        words.append(f"DATA=PATH/TO/{Path(data).name}")
+    if (preset := record.get("preset", "demo")) != "demo":
+        words.append(f"PRESET={preset}")
+    if codec := record.get("codec"):
+        words.append(shlex.quote(f"CODEC={_public(codec)}"))
+    if encoder := record.get("encoder"):
+        name, _, layer = encoder.partition(" layer ")
+        words.append(shlex.quote(f"ENCODER={_public(name)}"))
+        words += [f"LAYER={layer}"] if layer else []
+    if run := run_name(root):
+        words.append(f"RUN={run}")
+    return " ".join(words)
+
+
+def _public(model: str) -> str:
+    """A name as it is; of a folder the last part, as of the data."""
+    return f"PATH/TO/{Path(model).name}" if Path(model).is_absolute() else model
+
+
+def fit_command(root: Path, stage: str) -> str:
+    """The command that trains a stage which is not part of `make train-all`, at the chain's size."""
+    preset = chain_record(root).get("preset")
+    preset = "demo" if preset == "piano-demo" else preset  # as Make has it
+    overlay = f" -c stages/{preset}/{stage}.yaml" if preset in ("demo", "small") else ""
+    return f"lightning fit -c stages/{stage}.yaml{overlay} --root {shlex.quote(str(root))}"
