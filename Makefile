@@ -201,7 +201,7 @@ residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' 
 detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes: %: $(ROOT)/%/done.json
 asr: $(ROOT)/asr/done.json ## Table II: a recogniser, of transcribed speech
 speaker: $(ROOT)/speaker/done.json ## Table III: who speaks
-detector: $(ROOT)/detector/done.json ## whether a machine speaks: continuations and recordings of train speakers
+detector: $(ROOT)/generator/detector.safetensors ## whether a machine speaks: continuations of train speakers -> generator/
 
 # recognisers need transcripts, which the demo corpus has
 evaluation-stages: $(filter-out $(if $(DATA),$(if $(TRANSCRIPTS),,asr)),$(EVALUATION_STAGES)) acoustic generator-acoustic $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
@@ -228,6 +228,8 @@ $(AUDIO_TRAIN)/reconstruction/generated.jsonl: $(made.generator) | chain
 	$(call generate,--data.split train --model.mode reconstruct --model.limit $(DETECTOR_PROMPTS))
 $(AUDIO_TRAIN)/continuation-0/generated.jsonl: $(made.generator) | chain
 	$(call generate,--data.split train --model.limit $(DETECTOR_PROMPTS))
+$(ROOT)/generator/detector.safetensors: $(ROOT)/detector/done.json
+	$(AUDIOLM) compose --root $(ROOT) --detector
 # the paper's prompts: 3 s of speech, which is the configuration's, and 4 s of piano
 prompts := $(if $(filter piano%,$(PRESET)),--model.prompt_seconds 4)
 $(ROOT)/generate/generated.jsonl: $(made.generator) | chain

@@ -212,6 +212,7 @@ def test_what_the_tables_need_is_configured_in_every_preset(preset: str) -> None
     assert not [config for config in configs if not (REPOSITORY / config).is_file()]
     assert ("stages/demo/detector.yaml" in configs) == preset.endswith("demo")
     spoken = [line for line in plan.splitlines() if re.search(r"--model.out \S+/generate(-acoustic)?\b", line)]
+    assert plan.index("fit -c stages/detector.yaml") < plan.index("compose --root checkpoints/runs/x --detector")
     assert len(spoken) == 2
     for line in spoken:  # the paper's prompts of piano
         assert ("--model.prompt_seconds 4" in line) == preset.startswith("piano")
