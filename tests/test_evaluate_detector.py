@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from tiny import tones_and_noise, write_tiny_generator
 from torch import nn
 
@@ -79,7 +80,6 @@ def test_the_curve_counts_scores_at_or_above_each_threshold(seed: int) -> None:
 
 
 def test_the_curve_is_that_of_sklearn() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(0)
     positives, negatives = random.normal(1, 1, 40), random.normal(0, 1, 30)
     labels, scores = np.repeat([1, 0], [40, 30]), np.concatenate([positives, negatives])
