@@ -18,7 +18,7 @@ def check_chain(
     Args:
         root: the chain's folder.
         data: the corpus, or "" for the demo corpus.
-        preset: demo, small or paper.
+        preset: demo, small, paper, piano or piano-demo.
         codec: name or folder of a public codec, or "" for one trained here.
         encoder: a public encoder and its layer, or "" for one trained here.
         configs: folder that holds `lightning.yaml` and `stages/`; by default the working directory.
