@@ -102,7 +102,7 @@ needed = $(foreach stage,$(needs.$(1)),$(made.$(stage))) $(if $(config.$(1)),lig
 
 help: ## this list
 	@echo "make TARGET [KNOB=value …]"; echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 20
+	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):[^#]*## /  \1\t/' | expand -t 25
 	@echo
 	@echo "Knobs:"
 	@echo "  DATA=FOLDER     Libri-Light tree, LibriSpeech tree or any folder of audio; default: the demo corpus, made here"
@@ -198,7 +198,10 @@ generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without
 DETECTOR_PROMPTS ?= $(if $(filter %demo,$(PRESET)),200,2000)
 AUDIO_TRAIN := $(ROOT)/evaluation/audio-train
 residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' layer in 24 codebooks
-detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes: %: $(ROOT)/%/done.json
+detokenizer_units: $(ROOT)/detokenizer_units/done.json ## Table I: decoder from units
+detokenizer_residual: $(ROOT)/detokenizer_residual/done.json ## Table I: decoder from residual units
+detokenizer_codes: $(ROOT)/detokenizer_codes/done.json ## Table I: decoder from coarse codes
+detokenizer_all_codes: $(ROOT)/detokenizer_all_codes/done.json ## Table I: decoder from codes of all levels
 asr: $(ROOT)/asr/done.json ## Table II: a recogniser, of transcribed speech
 speaker: $(ROOT)/speaker/done.json ## Table III: who speaks
 detector: $(ROOT)/generator/detector.safetensors ## whether a machine speaks: continuations of train speakers -> generator/
