@@ -51,7 +51,7 @@ else
 encoder_options := $(if $(LAYER),--model.encoder.layer $(LAYER))
 endif
 # a stage's configurations: the paper's, then the preset's overlay; the evaluation's stages are the same for speech and piano
-preset_of = $(if $(filter $(EVALUATION_STAGES),$(1)),$(patsubst piano,paper,$(PRESET:piano-demo=demo)),$(PRESET))
+preset_of = $(if $(filter generate,$(1)),paper,$(if $(filter $(EVALUATION_STAGES),$(1)),$(patsubst piano,paper,$(PRESET:piano-demo=demo)),$(PRESET)))
 configs = stages/$(1).yaml $(if $(filter-out paper,$(preset_of)),$(if $(filter-out codec_pretrained,$(1)),stages/$(preset_of)/$(1).yaml))
 lightning = $(LAUNCH) $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2))) --root $(ROOT) \
 	$(if $(DEVICES),--trainer.devices $(DEVICES)) $(if $(NODES),--trainer.num_nodes $(NODES)) \
@@ -61,10 +61,21 @@ lightning = $(LAUNCH) $(BIN)/lightning $(1) $(patsubst %,-c %,$(call configs,$(2
 STAGES := corpus codec encoder tokenizer tokens semantic coarse fine generator samples report
 # the paper's baseline without units, which is no part of train-all
 EXTRA_STAGES := acoustic generator-acoustic
-# what the paper's tables need besides
+# what the paper's tables need besides; recognisers need transcripts, which the demo corpus has
 EVALUATION_STAGES := residual_tokenizer detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes \
 	asr detector speaker
 .PHONY: evaluation-stages $(EVALUATION_STAGES)
+$(foreach stage,$(EVALUATION_STAGES),$(eval made.$(stage) := $(ROOT)/$(stage)/done.json))
+needs.residual_tokenizer := tokenizer
+needs.detokenizer_units := tokenizer
+needs.detokenizer_residual := residual_tokenizer
+needs.detokenizer_codes := codec
+needs.detokenizer_all_codes := codec
+needs.asr := $(if $(ENCODER),corpus,encoder)
+needs.detector := generator
+needs.speaker := corpus
+needs.evaluation-stages := $(filter-out $(if $(DATA),$(if $(TRANSCRIPTS),,asr)),$(EVALUATION_STAGES)) $(EXTRA_STAGES)
+config.evaluation-stages := generate
 made.corpus := $(ROOT)/manifest.jsonl
 made.codec := $(ROOT)/codec/done.json
 made.encoder := $(ROOT)/encoder/done.json
@@ -94,7 +105,7 @@ needs.samples := generator
 needs.report := samples
 config.codec := $(CODEC_STAGE)
 config.tokens := tokenize
-$(foreach stage,encoder tokenizer semantic coarse fine acoustic,$(eval config.$(stage) := $(stage)))
+$(foreach stage,encoder tokenizer semantic coarse fine acoustic $(EVALUATION_STAGES),$(eval config.$(stage) := $(stage)))
 # the prerequisites of a stage's result
 needed = $(foreach stage,$(needs.$(1)),$(made.$(stage))) $(if $(config.$(1)),lightning.yaml $(call configs,$(config.$(1))))
 
@@ -160,18 +171,18 @@ status: $(READY) ## the chain: stage, state, job, step, loss, time left, last ch
 
 # A stage a line, for `audiolm submit`: its name, what it waits for, its configurations.
 graph:
-	@: $(foreach stage,$(STAGES) $(EXTRA_STAGES),$(info $(stage)|$(needs.$(stage))|$(if $(config.$(stage)),lightning.yaml $(call configs,$(config.$(stage))))))
+	@: $(foreach stage,$(STAGES) $(EXTRA_STAGES) $(EVALUATION_STAGES) evaluation-stages,$(info $(stage)|$(needs.$(stage))|$(if $(config.$(stage)),lightning.yaml $(call configs,$(config.$(stage))))))
 
 ifneq ($(SLURM),)
 $(if $(filter-out 1,$(SLURM)),$(error SLURM=$(SLURM) is not known: SLURM=1 submits jobs, without it everything runs here))
-KNOBS := DATA PRESET CODEC ENCODER LAYER RUN DEVICES NODES STRATEGY SECONDS_OF_SPEECH BIN
+KNOBS := DATA PRESET CODEC ENCODER LAYER RUN DEVICES NODES STRATEGY SECONDS_OF_SPEECH TRANSCRIPTS DETECTOR_PROMPTS BIN
 
 # Every stage that is not up to date becomes a job that runs `make STAGE` with the same knobs.
-train-all $(STAGES) $(EXTRA_STAGES): chain
+train-all $(STAGES) $(EXTRA_STAGES) $(EVALUATION_STAGES) evaluation-stages: chain
 	@$(AUDIOLM) submit $(@:train-all=report) --root $(ROOT) --partition "$(PARTITION)" --time "$(TIME)" --account "$(ACCOUNT)" \
 		--gpus "$(GPUS)" --cpus "$(CPUS)" --sbatch="$(SBATCH)" --knobs $(foreach knob,$(KNOBS),$(if $($(knob)),"$(knob)=$($(knob))"))
 
-evaluation evaluation-stages $(EVALUATION_STAGES):
+evaluation:
 	@echo "make $@ submits no jobs: run it without SLURM=1, for example as one job of your own" >&2; exit 1
 else
 train-all: report ## every stage, the generator, continuations and a report
@@ -197,30 +208,24 @@ generator-acoustic: $(made.generator-acoustic) ## one folder that speaks without
 # what the detector learns from: so many recordings of train speakers at most
 DETECTOR_PROMPTS ?= $(if $(filter %demo,$(PRESET)),200,2000)
 AUDIO_TRAIN := $(ROOT)/evaluation/audio-train
-residual_tokenizer: $(ROOT)/residual_tokenizer/done.json ## Table I: the units' layer in 24 codebooks
-detokenizer_units: $(ROOT)/detokenizer_units/done.json ## Table I: decoder from units
-detokenizer_residual: $(ROOT)/detokenizer_residual/done.json ## Table I: decoder from residual units
-detokenizer_codes: $(ROOT)/detokenizer_codes/done.json ## Table I: decoder from coarse codes
-detokenizer_all_codes: $(ROOT)/detokenizer_all_codes/done.json ## Table I: decoder from codes of all levels
-asr: $(ROOT)/asr/done.json ## Table II: a recogniser, of transcribed speech
-speaker: $(ROOT)/speaker/done.json ## Table III: who speaks
+residual_tokenizer: $(made.residual_tokenizer) ## Table I: the units' layer in 24 codebooks
+detokenizer_units: $(made.detokenizer_units) ## Table I: decoder from units
+detokenizer_residual: $(made.detokenizer_residual) ## Table I: decoder from residual units
+detokenizer_codes: $(made.detokenizer_codes) ## Table I: decoder from coarse codes
+detokenizer_all_codes: $(made.detokenizer_all_codes) ## Table I: decoder from codes of all levels
+asr: $(made.asr) ## Table II: a recogniser, of transcribed speech
+speaker: $(made.speaker) ## Table III: who speaks
 detector: $(ROOT)/generator/detector.safetensors ## whether a machine speaks: continuations of train speakers -> generator/
 
-# recognisers need transcripts, which the demo corpus has
-evaluation-stages: $(filter-out $(if $(DATA),$(if $(TRANSCRIPTS),,asr)),$(EVALUATION_STAGES)) acoustic generator-acoustic $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
+evaluation-stages: $(needs.evaluation-stages) $(ROOT)/generate/generated.jsonl $(ROOT)/generate-acoustic/generated.jsonl ## everything that the tables need besides train-all; -k goes on past what your data do not allow
 
-$(foreach stage,$(EVALUATION_STAGES),$(eval $(ROOT)/$(stage)/done.json: lightning.yaml $(call configs,$(stage))))
-$(ROOT)/residual_tokenizer/done.json: $(made.tokenizer) | chain
+$(foreach stage,$(EVALUATION_STAGES),$(eval $(made.$(stage)): $(call needed,$(stage))))
+$(made.residual_tokenizer): | chain
 	$(call lightning,fit,residual_tokenizer)
 
-$(ROOT)/detokenizer_units/done.json: $(made.tokenizer)
-$(ROOT)/detokenizer_residual/done.json: $(ROOT)/residual_tokenizer/done.json
-$(ROOT)/detokenizer_codes/done.json $(ROOT)/detokenizer_all_codes/done.json: $(made.codec)
-$(ROOT)/asr/done.json: $(if $(ENCODER),$(made.corpus),$(made.encoder))
-$(ROOT)/speaker/done.json: $(made.corpus)
-$(ROOT)/detector/done.json: $(AUDIO_TRAIN)/reconstruction/generated.jsonl $(AUDIO_TRAIN)/continuation-0/generated.jsonl
+$(made.detector): $(AUDIO_TRAIN)/reconstruction/generated.jsonl $(AUDIO_TRAIN)/continuation-0/generated.jsonl
 
-$(foreach stage,detokenizer_units detokenizer_residual detokenizer_codes detokenizer_all_codes asr speaker detector,$(ROOT)/$(stage)/done.json): $(ROOT)/%/done.json: | chain
+$(foreach stage,$(filter-out residual_tokenizer,$(EVALUATION_STAGES)),$(made.$(stage))): $(ROOT)/%/done.json: | chain
 	$(call lightning,fit,$*) $(if $(filter asr,$*),$(asr_options)) --ckpt_path last
 
 # on the chain's encoder; a public one stays as it is
@@ -231,7 +236,7 @@ $(AUDIO_TRAIN)/reconstruction/generated.jsonl: $(made.generator) | chain
 	$(call generate,--data.split train --model.mode reconstruct --model.limit $(DETECTOR_PROMPTS))
 $(AUDIO_TRAIN)/continuation-0/generated.jsonl: $(made.generator) | chain
 	$(call generate,--data.split train --model.limit $(DETECTOR_PROMPTS))
-$(ROOT)/generator/detector.safetensors: $(ROOT)/detector/done.json
+$(ROOT)/generator/detector.safetensors: $(made.detector)
 	$(AUDIOLM) compose --root $(ROOT) --detector
 # the paper's prompts: 3 s of speech, which is the configuration's, and 4 s of piano
 prompts := $(if $(filter piano%,$(PRESET)),--model.prompt_seconds 4)

@@ -213,6 +213,17 @@ def test_jobs_are_asked_after_in_the_queue_the_accounts_and_the_controller(fake:
     assert not states[3].alive
 
 
+def test_what_the_tables_need_is_submitted_with_the_chain_before_it(tmp_path: Path, fake: Fake) -> None:
+    jobs = submit("evaluation-stages", root=tmp_path / "chain", options=ClusterOptions(), knobs=KNOBS)
+    assert list(jobs)[: STAGES.index("generator") + 1] == STAGES[: STAGES.index("generator") + 1]
+    assert {"samples", "report"}.isdisjoint(jobs)
+    assert set(jobs["detokenizer_residual"].needs) == {"residual_tokenizer"}
+    assert set(jobs["detector"].needs) == {"generator"}
+    last = jobs["evaluation-stages"].needs
+    assert set(jobs) - set(last) - {"evaluation-stages"} == set(STAGES[: STAGES.index("generator") + 1])
+    assert set(submit("speaker", root=tmp_path / "one", options=ClusterOptions(), knobs=KNOBS)) == {"corpus", "speaker"}
+
+
 def test_make_hands_its_knobs_to_the_submission() -> None:
     command = [
         "make",

@@ -19,7 +19,7 @@ from rich.console import Console
 from audiolm.files import write_json
 from audiolm.slurm import JobState, SlurmError, Submitted, write_jobs
 from audiolm.stages.heartbeat import Heartbeat
-from audiolm.status import EXTRA_RESULTS, RESULTS, ChainStatus, StageStatus, chain_status
+from audiolm.status import EVALUATION_STAGES, EXTRA_RESULTS, RESULTS, ChainStatus, StageStatus, chain_status
 from audiolm.status_table import duration, print_status, status_json
 from audiolm.verbs import run_verb
 
@@ -73,11 +73,13 @@ def test_the_stages_and_their_results_are_the_makefiles() -> None:
     made = dict(
         line.removeprefix("made.").split(" := $(ROOT)/")
         for line in (REPOSITORY / "Makefile").read_text().splitlines()
-        if line.startswith("made.")
+        if line.startswith("made.")  # the evaluation's are made by a rule
     )
-    assert made == RESULTS | EXTRA_RESULTS
+    evaluation = {stage: f"{stage}/done.json" for stage in EVALUATION_STAGES}
+    assert made | evaluation | {"evaluation-stages": "generate-acoustic/generated.jsonl"} == RESULTS | EXTRA_RESULTS
+    assert f"EVALUATION_STAGES := {' '.join(EVALUATION_STAGES)}" in database
     assert f"STAGES := {' '.join(RESULTS)}" in database
-    assert f"EXTRA_STAGES := {' '.join(EXTRA_RESULTS)}" in database
+    assert "EXTRA_STAGES := acoustic generator-acoustic" in database
 
 
 def test_a_chain_without_a_trained_encoder_or_a_fine_stage_does_not_wait_for_them(root: Path) -> None:

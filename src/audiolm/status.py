@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from audiolm.evaluation.chain_record import absent_stages
 from audiolm.files import read_json
 from audiolm.slurm import JobState, SlurmError, Submitted, job_states, read_command, read_jobs
 
@@ -25,13 +26,19 @@ RESULTS = {
     "samples": "samples/samples.json",
     "report": "report/index.html",
 }
-EXTRA_RESULTS = {  # of the baseline, which is looked at where it was begun
+EVALUATION_STAGES = (  # what the paper's tables need besides
+    *("residual_tokenizer", "detokenizer_units", "detokenizer_residual", "detokenizer_codes", "detokenizer_all_codes"),
+    *("asr", "detector", "speaker"),
+)
+EXTRA_RESULTS = {  # of the baseline and the evaluation, looked at where they were begun
     "acoustic": "acoustic/done.json",
     "generator-acoustic": "generator-acoustic/config.json",
+    **{stage: f"{stage}/done.json" for stage in EVALUATION_STAGES},
+    "evaluation-stages": "generate-acoustic/generated.jsonl",
 }
 SILENT_SECONDS = 120.0  # a process on another machine that has noted nothing for so long is taken for dead
 LOG_END_BYTES = 200_000
-START_OF_JOB = r"^== \w+: job \d+, start \d+, "  # the first line of stages/slurm.sbatch
+START_OF_JOB = r"^== [\w-]+: job \d+, start \d+, "  # the first line of stages/slurm.sbatch
 
 State = Literal["done", "running", "pending", "failed", "cancelled", "stopped", "not started"]
 
@@ -89,18 +96,11 @@ def chain_status(root: Path) -> ChainStatus:
     jobs = read_jobs(root)
     states, trouble = _ask_slurm(jobs)
     stages: list[StageStatus] = []
-    for stage in [*_stages_of(root), *(name for name in EXTRA_RESULTS if (root / name).is_dir() or name in jobs)]:
+    absent = absent_stages(root)
+    usual = [stage for stage in RESULTS if stage not in absent]
+    for stage in [*usual, *(name for name in EXTRA_RESULTS if (root / name).is_dir() or name in jobs)]:
         stages.append(_stage_status(root, stage, jobs.get(stage), states, stages))
     return ChainStatus(str(root), stages, [*trouble, *_what_next(root, stages, submitted=bool(jobs))])
-
-
-def _stages_of(root: Path) -> list[str]:
-    """The stages of `make train-all`. A public encoder is not trained, and piano has no fine stage."""
-    path = root / "chain.json"
-    chain = read_json(path, made_by="make train-all") if path.exists() else {}
-    left_out = {"encoder"} if chain.get("encoder") else set()
-    left_out |= {"fine"} if str(chain.get("preset")).startswith("piano") else set()
-    return [stage for stage in RESULTS if stage not in left_out]
 
 
 def _ask_slurm(jobs: dict[str, Submitted]) -> tuple[dict[int, JobState], list[str]]:

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
     submit = add("submit", _submit, "submit a stage and what it needs as SLURM jobs (`make … SLURM=1` does this)")
     _root(submit)
-    submit.add_argument("stage", help="how far to go: a stage, up to report")
+    submit.add_argument("stage", help="how far to go: a stage, such as report or evaluation-stages")
     for name, help in (
         ("partition", "where to run; empty: the cluster's default"),
         ("time", "time limit of a job; it is queued again and goes on from there"),

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from audiolm.files import read_json
-from audiolm.tokens.store import TokenStore
+from audiolm.tokens.spec import TokenSpec
 
 LANGUAGE_MODELS = ("semantic", "coarse", "fine", "acoustic")
 STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # of `make train-all`, in order
@@ -24,23 +24,24 @@ def chain_record(root: Path) -> dict[str, str]:
 
 
 def stages_of(root: Path) -> list[str]:
-    """The chain's stages, in order: each is a folder and a make target.
-
-    With a public encoder none is trained. A codec whose levels are all coarse, such as piano's, has no fine stage. The
-    acoustic-only baseline is among them where it was trained.
-    """
-    record = chain_record(root)
-    absent = {"encoder"} if record.get("encoder") else set()
-    if not _has_fine_levels(root, record):
-        absent.add("fine")
+    """The chain's stages, in order: each is a folder and a make target; the acoustic-only baseline is one where it was trained."""
     baseline = ["acoustic"] if (root / "acoustic" / "done.json").exists() else []
-    return [*(stage for stage in STAGES if stage not in absent), *baseline]
+    return [*(stage for stage in STAGES if stage not in absent_stages(root)), *baseline]
 
 
-def _has_fine_levels(root: Path, record: dict[str, str]) -> bool:
-    if (root / "tokens" / "sealed.json").exists():
-        return TokenStore(root / "tokens").spec.fine_levels > 0
-    return not str(record.get("preset", "")).startswith("piano")
+def absent_stages(root: Path) -> set[str]:
+    """Those of STAGES that this chain does not have.
+
+    With a public encoder none is trained; a codec whose levels are all coarse, such as piano's, has no fine stage.
+    """
+    record, spec = chain_record(root), root / "tokens" / "spec.json"
+    if spec.exists():
+        found = read_json(spec, made_by="make tokens")
+        values = found.get("spec", {}) if isinstance(found, dict) else {}
+        has_fine = TokenSpec.from_dict(values, source=str(spec)).fine_levels > 0
+    else:
+        has_fine = not str(record.get("preset", "")).startswith("piano")
+    return {*({"encoder"} if record.get("encoder") else ()), *(() if has_fine else {"fine"})}
 
 
 def run_name(root: Path) -> str | None:
