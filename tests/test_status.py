@@ -186,6 +186,7 @@ def test_a_failed_job_shows_its_log_and_cancels_those_behind_it(root: Path, said
         ("nothing but this\n\n", "nothing but this"),
         ("error: rank 1 failed first\nSIGTERM: finishing\nerror: Rank 0 lost\nsrun: error: x", "error: rank 1 failed first"),
         ("== codec: job 7, start 1, 2 nodes\nerror: a\n== codec: job 7, start 2, 2 nodes\nerror: b\nerror: c", "error: b"),
+        ("== generator-acoustic: job 7, start 1, 2 nodes\nerror: a\n== generator-acoustic: job 7, start 2, 2\nb\n", "b"),
     ):  # fmt: skip
         log.write_text(lines)
         assert codec_of(root).error == error

@@ -24,7 +24,7 @@ def chain_record(root: Path) -> dict[str, str]:
 
 
 def stages_of(root: Path) -> list[str]:
-    """The chain's stages, in order: each is a folder and a make target; the acoustic-only baseline is one where it was trained."""
+    """The stages of the chain, in order: each is a folder and a make target; the acoustic-only baseline where it was trained."""
     baseline = ["acoustic"] if (root / "acoustic" / "done.json").exists() else []
     return [*(stage for stage in STAGES if stage not in absent_stages(root)), *baseline]
 
