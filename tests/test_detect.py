@@ -103,7 +103,7 @@ def test_the_card_speaks_of_the_detector_once(shipped: Path) -> None:
 def test_another_generators_detector_is_refused(generator: Path, tmp_path: Path) -> None:
     path = write_detector(tmp_path / "best.ckpt", generator="f00d")
     with pytest.raises(
-        ForeignDetectorError, match=r"generator f00d, and .* is [0-9a-f]{12}: .*train the detector again"
+        ForeignDetectorError, match=r"generator f00d, and .* is [0-9a-f]{12}: .*make detector"
     ):
         add_detector(generator, load_stage_checkpoint(path, stage="detector"), generator=generator_digest(generator))
     assert not (generator / FILE).exists()
@@ -202,7 +202,7 @@ def test_what_cannot_be_judged_is_refused_before_anything_is(shipped: Path, reco
 
 
 def test_a_folder_without_a_detector_says_how_to_get_one(generator: Path, recording: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="audiolm compose --detector"):
+    with pytest.raises(FileNotFoundError, match="make detector"):
         run_verb(["detect", str(recording), "--generator", str(generator)])
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ from audiolm.evaluate_paper import evaluate_paper
 from audiolm.evaluation import paper_plans, published
 from audiolm.evaluation.paper_claims import CHANGED, CLAIMS, Claim, Judged, Term, judge
 from audiolm.evaluation.paper_experiments import EXPERIMENTS, plan
-from audiolm.evaluation.paper_runs import digest
+from audiolm.evaluation.paper_runs import digest, is_done, run_steps
 from audiolm.evaluation.paper_steps import Given
 from audiolm.evaluation.published import Published
 from audiolm.evaluation.report_facts import read_facts
@@ -438,17 +439,50 @@ def test_the_demo_chain_makes_its_own_phones_first(tmp_path: Path) -> None:
         assert measured.arguments[:2] == ("evaluate", verb)
         assert {str(tmp_path / "demo-phones" / part) for part in ("phoneme.item", "audio")} < set(measured.arguments)
         assert not measured.lacking
+        before = measured.result
+        (tmp_path / "demo-phones").mkdir(exist_ok=True)
+        assert next(iter(plan(Given(tmp_path), [name]).values()))[1].result == before  # one folder, made or not made
+        assert before.parent.name not in ("table1", "layers")  # those are of the verbs when they are run by hand
     [[measured]] = plan(Given(tmp_path, items=tmp_path / "x.item", audio=tmp_path), ["tokens"]).values()
     assert str(tmp_path / "x.item") in measured.arguments
 
 
-def test_the_demo_s_few_test_speakers_are_all_asked_about(tmp_path: Path) -> None:
+def test_the_demo_asks_about_speakers_that_only_the_classifier_knows(tmp_path: Path) -> None:
     (tmp_path / "demo-corpus").mkdir()
     write_json(tmp_path / "chain.json", {"data": "", "preset": "demo"})
-    [[demo]] = plan(Given(tmp_path), ["speaker"]).values()
-    [[other]] = plan(Given(tmp_path, data=tmp_path / "demo-corpus"), ["speaker"]).values()
-    assert "--all-recordings" in demo.arguments
-    assert "--all-recordings" not in other.arguments
+    [[phones, demo]] = plan(Given(tmp_path, items=tmp_path, audio=tmp_path), ["speaker"]).values()
+    assert phones.arguments[0] == "demo-phones"
+    assert demo.arguments[demo.arguments.index("--data") + 1] == str(tmp_path / "demo-phones" / "audio")
+    [[other]] = plan(Given(tmp_path, data=tmp_path), ["speaker"]).values()
+    assert other.arguments[other.arguments.index("--data") + 1] == str(tmp_path)
+
+
+def test_the_demo_s_sets_are_looked_after_every_time(tmp_path: Path) -> None:
+    (tmp_path / "demo-corpus").mkdir()
+    write_json(tmp_path / "chain.json", {"data": "", "preset": "demo"})
+    steps = [step for name in ("tokens", "pairs") for step in next(iter(plan(Given(tmp_path), [name]).values()))]
+    made = [step for step in steps if step.arguments[0].startswith("demo-")]
+    assert len(made) == 2
+    ran = list[str]()
+    for _ in range(2):
+        run_steps(made, tmp_path / "records", lambda words: ran.append(words[0]))
+    assert ran == ["demo-phones", "demo-zerospeech"] * 2
+
+
+def test_a_detector_that_is_added_makes_nothing_stale(tmp_path: Path) -> None:
+    given = Given(everything(tmp_path / "chain").root)
+    generator = given.root / "generator"
+    (generator / "coarse.safetensors").touch()
+    [[step]] = plan(given, ["speaker"]).values()
+    run_steps([step], tmp_path / "records", lambda words: write_json(step.result, {}))
+    assert is_done(step, tmp_path / "records")
+    (generator / "detector.safetensors").touch()
+    (generator / "README.md").write_text("a card")
+    [[step]] = plan(given, ["speaker"]).values()
+    assert is_done(step, tmp_path / "records")
+    (generator / "coarse.safetensors").write_text("other weights")
+    [[step]] = plan(given, ["speaker"]).values()
+    assert not is_done(step, tmp_path / "records")
 
 
 def everything(root: Path) -> Given:
@@ -637,18 +671,32 @@ def test_remedies_of_a_piano_chain_have_its_prompts_and_sizes_and_can_be_typed(t
 
 def test_make_commands_name_the_public_models_of_the_chain(tmp_path: Path) -> None:
     stamp = {
-        "data": "/talks",
+        "data": "/my talks",
         "preset": "small",
         "codec": "/models/my codec",
         "encoder": "facebook/hubert-base layer 9",
     }
     write_json(tmp_path / "chain.json", stamp)
-    expected = ["make", "codec", "DATA=PATH/TO/talks", "PRESET=small", "CODEC=PATH/TO/my codec"]
+    expected = ["make", "codec", "DATA=PATH/TO/my talks", "PRESET=small", "CODEC=PATH/TO/my codec"]
     expected += ["ENCODER=facebook/hubert-base", "LAYER=9"]
     assert shlex.split(Given(tmp_path).make("codec")) == expected
     assert shlex.split(read_facts(tmp_path).make("codec")) == expected
     write_json(tmp_path / "chain.json", {"data": "", "preset": "demo", "codec": "", "encoder": "mfcc"})
     assert Given(tmp_path).make("tokens") == read_facts(tmp_path).make("tokens") == "make tokens ENCODER=mfcc"
+
+
+def test_stages_are_trained_by_make_where_it_knows_the_chain(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "mine"
+    write_json(root / "chain.json", {"data": "/talks", "preset": "small", "codec": "", "encoder": "mfcc"})
+    expected = "make asr DATA=PATH/TO/talks PRESET=small ENCODER=mfcc RUN=mine 'TRANSCRIPTS=/my texts'"
+    assert Given(root, transcripts=Path("/my texts")).train("asr") == expected
+    assert Given(root).train("speaker") == "make speaker DATA=PATH/TO/talks PRESET=small ENCODER=mfcc RUN=mine"
+    shutil.move(root, tmp_path / "elsewhere")
+    by_hand = "lightning fit -c stages/codec.yaml -c stages/small/codec.yaml --root"
+    assert Given(tmp_path / "elsewhere").train("codec").startswith(by_hand)
+    write_json(tmp_path / "elsewhere" / "chain.json", {"data": 3})
+    with pytest.raises(ValueError, match="is not the record of a chain"):
+        Given(tmp_path / "elsewhere").train("codec")
 
 
 def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:

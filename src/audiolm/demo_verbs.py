@@ -31,10 +31,10 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         commands,
         "demo-phones",
         _demo_phones,
-        "write recordings of held-out demo voices with aligned phones, for ABX and Table I",
+        "write recordings of held-out demo voices with aligned phones: for ABX, Tables I and III",
     )
     phones.add_argument("--out", type=Path, required=True, help="folder: audio/, phoneme.item, phones.tsv")
-    phones.add_argument("--sentences", type=int, default=16, help="of each of eight voices")
+    phones.add_argument("--sentences", type=int, default=20, help="of each of eight voices")
     phones.add_argument("--seed", type=int, default=0)
 
 

@@ -17,7 +17,11 @@ def add_paper(commands: Any) -> None:
     paper = commands.add_parser("paper", help=help, description=help)
     paper.set_defaults(run=_paper)
     paper.add_argument("--root", type=Path, default=Path("checkpoints"), help="folder of the chain")
-    paper.add_argument("--items", type=Path, help="an .item file of aligned phones: Table I, figure 3")
+    paper.add_argument(
+        "--items",
+        type=Path,
+        help="an .item file of aligned phones: Table I, figure 3; without it the demo chain has its own recordings",
+    )
     paper.add_argument("--audio", type=Path, help="with --items: folder of the recordings that it names")
     paper.add_argument(
         "--zerospeech",

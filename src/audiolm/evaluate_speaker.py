@@ -70,6 +70,11 @@ def _speaker(options: argparse.Namespace) -> None:
     model = AudioClassifier.from_checkpoint(checkpoint)
     asked = _asked(options, path, checkpoint)
     clips = chosen_clips(options, asked.clips)
+    if "original" in options.conditions and not asked.held_out & {clip.id for clip in clips}:
+        raise ValueError(
+            f"the classifier trained on all {len(clips)} recordings of these lengths: nothing is left to ask of originals. Widen "
+            "--least-seconds and --most-seconds, or leave them out with --conditions."
+        )
     if "continuation" in options.conditions:
         require_seconds_left(options, clips, least=CROP_SECONDS, compared=False)
     about: dict[str, Any] = {"classifier": checkpoint.digest, "conditions": sorted(set(options.conditions))}

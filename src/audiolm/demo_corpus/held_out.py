@@ -1,7 +1,7 @@
-"""What the demo's test sets share: voices that no model learns from, one loudness, a folder that is whole or not there."""
+"""What the demo's test sets share: voices that no demo corpus has, one loudness, a folder that is whole or not there."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ def held_out_voices(count: int) -> list[Voice]:
     return demo_voices(MOST_TRAINING_VOICES + HELD_OUT_VOICES)[MOST_TRAINING_VOICES:][-count:]
 
 
-def is_complete(out: Path, name: str, settings: dict[str, Any]) -> bool:
+def is_complete(out: Path, name: str, settings: dict[str, Any], *, files: Sequence[str]) -> bool:
     """Whether this very set is there already; False where there is nothing yet.
 
     Args:
         name: of the file in it that holds its settings.
+        files: what it must hold besides, by paths below it.
 
     Raises:
-        DemoCorpusError: if anything else is there.
+        DemoCorpusError: if anything else is there, or a file is gone.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -41,6 +42,10 @@ def is_complete(out: Path, name: str, settings: dict[str, Any]) -> bool:
         raise DemoCorpusError(
             f"{out} exists, but is not this set (other settings, another corpus, or something else): give another folder, "
             "or remove this one"
+        )
+    if gone := [file for file in files if not (out / file).is_file()]:
+        raise DemoCorpusError(
+            f"{len(gone)} of {len(files)} files of {out} are gone, such as {gone[0]}: remove the folder"
         )
     return True
 

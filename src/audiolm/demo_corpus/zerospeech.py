@@ -80,11 +80,12 @@ def write_demo_zerospeech(
         )
     settings = {"version": _VERSION, "words": words, "sentences": sentences, "seed": seed, "corpus_words": dict(counts)}
     said = f"{words} pairs of words and {sentences} of sentences, each in {VOICES} voices, in {out}"
-    if is_complete(out, _SETTINGS, settings):
-        return f"{said} (already there)"
     draw = random.Random(f"demo zerospeech {seed}")
     spoken = [*_word_pairs(words, counts, draw), *_sentence_pairs(sentences, draw)]
     stems = _stems(len(spoken), draw)
+    recordings = [f"{item.task}/dev/{stem}.wav" for stem, item in zip(stems, spoken, strict=True)]
+    if is_complete(out, _SETTINGS, settings, files=[*(f"{task}/dev/gold.csv" for task in _COLUMNS), *recordings]):
+        return f"{said} (already there)"
     with complete_set(out, _SETTINGS, settings) as folder:
         for task in _COLUMNS:
             (folder / task / "dev").mkdir(parents=True)

@@ -7,6 +7,7 @@ from audiolm.files import read_json
 from audiolm.tokens.spec import TokenSpec
 
 LANGUAGE_MODELS = ("semantic", "coarse", "fine", "acoustic")
+_WORDS = ("data", "preset", "codec", "encoder")  # what `chain.json` says in words
 STAGES = ("codec", "encoder", "tokenizer", "tokens", "semantic", "coarse", "fine")  # of `make train-all`, in order
 
 
@@ -18,7 +19,7 @@ def chain_record(root: Path) -> dict[str, str]:
     """
     path = root / "chain.json"
     found = read_json(path, made_by="make train-all") if path.exists() else {}
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(found.get(name, ""), str) for name in _WORDS):
         raise ValueError(f"{path} is not the record of a chain: it was edited. `make train-all` writes it.")
     return found
 
@@ -50,11 +51,11 @@ def run_name(root: Path) -> str | None:
     return folder.name if folder.parent.name == "runs" else None
 
 
-def make_command(root: Path, target: str) -> str:
-    """The make command for a target of this chain, with its knobs. Where data and models lie is left to the reader."""
+def make_command(root: Path, target: str, **knobs: str | Path) -> str:
+    """The make command for a target of this chain, with its knobs and these. Where data and models lie is left to the reader."""
     record, words = chain_record(root), ["make", target]
     if data := record.get("data"):
-        words.append(f"DATA=PATH/TO/{Path(data).name}")
+        words.append(shlex.quote(f"DATA=PATH/TO/{Path(data).name}"))
     if (preset := record.get("preset", "demo")) != "demo":
         words.append(f"PRESET={preset}")
     if codec := record.get("codec"):
@@ -65,6 +66,7 @@ def make_command(root: Path, target: str) -> str:
         words += [f"LAYER={layer}"] if layer else []
     if run := run_name(root):
         words.append(f"RUN={run}")
+    words += [shlex.quote(f"{name}={value}") for name, value in knobs.items()]
     return " ".join(words)
 
 
@@ -73,9 +75,16 @@ def _public(model: str) -> str:
     return f"PATH/TO/{Path(model).name}" if Path(model).is_absolute() else model
 
 
-def fit_command(root: Path, stage: str) -> str:
-    """The command that trains a stage which is not part of `make train-all`, at the chain's size."""
+def stage_command(root: Path, stage: str, *, transcripts: Path | None = None) -> str:
+    """The command that trains a stage at the chain's size: Make's, or the trainer's own for a folder that Make knows nothing of.
+
+    Args:
+        transcripts: of the asr stage, where they do not lie beside the recordings.
+    """
+    if (root / "chain.json").exists() and (run_name(root) or root.resolve().name == "checkpoints"):
+        return make_command(root, stage, **({"TRANSCRIPTS": transcripts} if transcripts else {}))
     preset = chain_record(root).get("preset")
-    preset = "demo" if preset == "piano-demo" else preset  # as Make has it
-    overlay = f" -c stages/{preset}/{stage}.yaml" if preset in ("demo", "small") else ""
-    return f"lightning fit -c stages/{stage}.yaml{overlay} --root {shlex.quote(str(root))}"
+    preset = "demo" if preset == "piano-demo" and stage not in STAGES else preset  # as Make has it
+    overlay = f" -c stages/{preset}/{stage}.yaml" if preset not in (None, "paper", "piano") else ""
+    named = f" --data.transcripts {shlex.quote(str(transcripts))}" if transcripts else ""
+    return f"lightning fit -c stages/{stage}.yaml{overlay} --root {shlex.quote(str(root))}{named}"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audiolm.evaluation.chain_record import STAGES
 from audiolm.evaluation.paper_steps import Given, Lack, Step
 from audiolm.files import read_json
+from audiolm.generator.detector_file import FILE as DETECTOR
 from audiolm.manifest import read_manifest
 
 PROMPT_SECONDS, CONTINUATION_SECONDS = 3.0, 7.0  # the paper's
@@ -48,8 +48,9 @@ def local(model: str | None) -> tuple[Path, ...]:
 
 
 def generator(given: Given) -> tuple[Path, ...]:
-    """What a result of the generator depends on."""
-    return (given.root / "generator",)
+    """What a result of the generator depends on: its configuration and weights. A detector that is added changes nothing."""
+    folder = given.root / "generator"
+    return (folder / "config.json", *sorted(set(folder.glob("*.safetensors")) - {folder / DETECTOR}))
 
 
 def no_items(given: Given) -> Lacks:
@@ -129,7 +130,7 @@ def untrained(given: Given, *stages: str) -> Lacks:
         for lack in given.needs(
             given.root / stage / "best.ckpt",
             f"the {stage} stage",
-            given.make(stage) if stage in STAGES else given.fit(stage),
+            given.train(stage),
         )
     )
 

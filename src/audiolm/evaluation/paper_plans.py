@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ def tokens(given: Given) -> Sequence[Step]:
     only = ("--only", *rows) if 0 < len(rows) < len(lacks) else ()
     measures = () if installed_measures(["visqol"]) else ("mel",)
     chosen = ("--measures", *measures) if measures else ()
-    out = given.at("table1", given.items, given.audio, limited=True, measures=measures)
+    out = given.at("table1", *given.phones, limited=True, measures=measures)
     return [
-        *_demo_phones(given),
+        *_aligned(given),
         Step(
             "table1",
             given.verb(
@@ -58,14 +59,14 @@ def tokens(given: Given) -> Sequence[Step]:
 
 def layers(given: Given) -> Sequence[Step]:
     """Figure 3, left. The choice of layer stays as it is: the chain was trained with it."""
-    return [*_demo_phones(given), _layers(given, readers.layer_table)]
+    return [*_aligned(given), _layers(given, readers.layer_table)]
 
 
 def clusters(given: Given) -> Sequence[Step]:
     """Figure 3, right: this chain is one point of it."""
     count = needs.number_of_units(given)
     pairs = [_pairs(given, verb, partial(readers.pairs_of_clusters, verb, count)) for verb in TASKS]
-    return [*_demo_set(given), *pairs, *_demo_phones(given), _layers(given, readers.cluster_table)]
+    return [*_demo_set(given), *pairs, *_aligned(given), _layers(given, readers.cluster_table)]
 
 
 def recognition(given: Given) -> Sequence[Step]:
@@ -96,23 +97,28 @@ def recognition(given: Given) -> Sequence[Step]:
 def speakers(given: Given) -> Sequence[Step]:
     """Table III."""
     public = ("--xvector", given.xvector) if given.xvector else ()
-    # the demo has two test voices, of which a tenth would be two or three recordings
-    few = ("--all-recordings",) if given.is_demo and given.data is None else ()
-    out = given.at("speaker", given.data, given.xvector, limited=True)
+    if (
+        given.data is None and given.demo_phones
+    ):  # voices that only the classifier knows; the demo corpus has two test voices
+        heard, first = replace(given, data=given.demo_phones / "audio"), _demo_phones(given)
+    else:
+        heard, first = given, ()
+    out = given.at("speaker", heard.data, given.xvector, limited=True)
     return [
+        *first,
         Step(
             "speaker",
-            given.verb("speaker", *needs.conditions(given), *few, *public, *_out(given, out, "speaker")),
+            given.verb("speaker", *needs.conditions(heard), *public, *_out(given, out, "speaker")),
             out / "summary.json",
             readers.speaker_table,
             inputs=(
                 *needs.generator(given),
                 given.root / "speaker" / "best.ckpt",
-                *needs.spoken(given),
+                *needs.spoken(heard),
                 *needs.local(given.xvector),
             ),
             lacking=needs.no_generator(given) + needs.untrained(given, "speaker"),
-        )
+        ),
     ]
 
 
@@ -221,14 +227,21 @@ def _demo_set(given: Given) -> Sequence[Step]:
         return []
     out = _demo_folder(given)
     arguments = ("demo-zerospeech", "--out", str(out), "--corpus", str(given.root / "demo-corpus"))
-    return [Step("demo-zerospeech", arguments, out / "demo-zerospeech.json", lambda content: {})]
+    return [Step("demo-zerospeech", arguments, out / "demo-zerospeech.json", lambda content: {}, always=True)]
+
+
+def _aligned(given: Given) -> Sequence[Step]:
+    """What makes the demo's aligned phones, where no others are named."""
+    return [] if given.items else _demo_phones(given)
 
 
 def _demo_phones(given: Given) -> Sequence[Step]:
-    """Recordings of held-out demo voices with their phones, where no others are named."""
+    """Recordings of demo voices that no model learns from, with their phones."""
     if (out := given.demo_phones) is None:
         return []
-    return [Step("demo-phones", ("demo-phones", "--out", str(out)), out / "demo-phones.json", lambda content: {})]
+    return [
+        Step("demo-phones", ("demo-phones", "--out", str(out)), out / "demo-phones.json", lambda _: {}, always=True)
+    ]
 
 
 def _demo_folder(given: Given) -> Path:
@@ -254,7 +267,7 @@ def _pairs(given: Given, verb: str, read: Callable[[Any], Numbers]) -> Step:
 
 
 def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
-    out = given.at("layers", given.items, given.audio, limited=True)
+    out = given.at("layers", *given.phones, limited=True)
     return Step(
         "layers",
         given.verb(

@@ -56,7 +56,7 @@ def run_steps(steps: Sequence[Step], records: Path, run: Callable[[list[str]], N
 def is_done(step: Step, records: Path) -> bool:
     """Whether it was run to its end with the same arguments and inputs, and its result is still there."""
     last = read_run(step, records)
-    return last is not None and not last.error and step.result.exists() and _same(last, step)
+    return not step.always and last is not None and not last.error and step.result.exists() and _same(last, step)
 
 
 def is_stale(step: Step, run: Run | None) -> bool:

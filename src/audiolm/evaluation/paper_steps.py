@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from audiolm.evaluation.chain_record import chain_record, fit_command, make_command
+from audiolm.evaluation.chain_record import chain_record, make_command, stage_command
 from audiolm.files import read_json
 from audiolm.recognition.transcripts import transcript_files
 
@@ -41,6 +41,7 @@ class Step:
         lacking: why it cannot run; empty where it can.
         left_out: what parts of the result lack, where it can run without them.
         by_hand: people have a part in it, so that its result is read and the command left to them.
+        always: it is run every time, because it sees by itself, and at once, whether anything is left to do.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Step:
     lacking: tuple[Lack, ...] = ()
     left_out: tuple[Lack, ...] = ()
     by_hand: bool = False
+    always: bool = False
 
     @property
     def record(self) -> str:
@@ -127,8 +129,8 @@ class Given:
 
     @property
     def demo_phones(self) -> Path | None:
-        """Folder of the demo's own aligned phones, where the chain is a demo and no others were named."""
-        return self.root / "demo-phones" if self.is_demo and self.items is None else None
+        """Folder of the demo's own recordings with aligned phones, where the chain is a demo."""
+        return self.root / "demo-phones" if self.is_demo else None
 
     @property
     def phones(self) -> tuple[Path, ...]:
@@ -176,8 +178,8 @@ class Given:
 
     def _identity(self, named: str | Path | None) -> str:
         """The same however it was typed, and in a chain that was moved; of what is no path here, the name."""
-        if named is None or not Path(named).exists():
-            return str(named or "")
+        if named is None or (isinstance(named, str) and not Path(named).exists()):
+            return named or ""
         path, root = Path(named).resolve(), self.root.resolve()
         return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
@@ -193,9 +195,9 @@ class Given:
         """The make command for a target of this chain."""
         return make_command(self.root, target)
 
-    def fit(self, stage: str) -> str:
-        """The command that trains a stage which is not part of `make train-all`."""
-        return fit_command(self.root, stage)
+    def train(self, stage: str) -> str:
+        """The command that trains a stage of this chain."""
+        return stage_command(self.root, stage, transcripts=self.transcripts if stage == "asr" else None)
 
     def again(self, *options: str) -> str:
         """This evaluation with these options, and with those given that are not among them."""

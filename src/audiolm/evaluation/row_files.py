@@ -99,5 +99,5 @@ def whole_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 def unreadable(path: Path, number: int) -> ValueError:
     """The error for a line that no run of ours wrote."""
     return ValueError(
-        f"line {number} of {path} cannot be read: it was edited or damaged. Remove its folder and measure again."
+        f"line {number} of {path} cannot be read: it was edited or damaged. Remove the file and measure again."
     )

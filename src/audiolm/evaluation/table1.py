@@ -13,7 +13,7 @@ from audiolm.codec.detokenizer import MADE_BY
 from audiolm.evaluation.abx import AbxSettings, measure_abx
 from audiolm.evaluation.abx_items import Item
 from audiolm.evaluation.abx_results import write_abx
-from audiolm.evaluation.chain_record import STAGES, fit_command, make_command
+from audiolm.evaluation.chain_record import stage_command
 from audiolm.evaluation.clips import Clip, clips_digest
 from audiolm.evaluation.codec_measures import MeasureName, Settings
 from audiolm.evaluation.codec_results import Pooled
@@ -72,7 +72,7 @@ def require_checkpoints(root: Path, tokens: Sequence[TokenType]) -> None:
         needed = ["tokenizer"] * (made_by == "residual_tokenizer") + [made_by, token.detokenizer]
         missing = [stage for stage in needed if not (root / stage / "best.ckpt").exists()]
         if missing:
-            lines.append(f"  {token.name}: " + ", then ".join(_command(root, stage) for stage in missing))
+            lines.append(f"  {token.name}: " + ", then ".join(f"`{stage_command(root, stage)}`" for stage in missing))
     if lines:
         raise FileNotFoundError(
             f"{root} lacks what {len(lines)} of {len(tokens)} rows need; nothing was measured. What makes it:\n"
@@ -80,10 +80,6 @@ def require_checkpoints(root: Path, tokens: Sequence[TokenType]) -> None:
             + "\nOr choose among the other rows with --only; rows that the results have already count too, unless --out names "
             "another folder."
         )
-
-
-def _command(root: Path, stage: str) -> str:
-    return f"`{make_command(root, stage) if stage in STAGES else fit_command(root, stage)}`"
 
 
 def measure_table1(

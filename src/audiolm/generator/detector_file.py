@@ -36,18 +36,18 @@ def add_detector(folder: Path, checkpoint: StageCheckpoint, *, generator: str) -
     if theirs != generator:
         raise ForeignDetectorError(
             f"The detector was trained on the continuations of the generator {str(theirs)[:12]}, and {folder} is "
-            f"{generator[:12]}: it would not know its voice. Continue recordings with this generator and train the detector "
-            "again (`lightning fit -c stages/detector.yaml`)."
+            f"{generator[:12]}: it would not know its voice. Move the chain's evaluation/audio-train and detector folders "
+            "away; then `make detector` lets this generator speak and trains another."
         )
     about = {"format": FORMAT, "config": checkpoint.config, "sources": checkpoint.sources, "step": checkpoint.step}
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.weights.items()}
-    with atomic_path(folder / FILE) as temporary:
-        save_file(weights, str(temporary), metadata={HEADER: json.dumps(about, sort_keys=True)})
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if DETECTOR_TITLE not in text:
         with atomic_path(card) as temporary:
             temporary.write_text(f"{text.rstrip()}\n\n{DETECTOR_SECTION}".lstrip(), encoding="utf-8")
+    with atomic_path(folder / FILE) as temporary:
+        save_file(weights, str(temporary), metadata={HEADER: json.dumps(about, sort_keys=True)})
 
 
 def read_detector(path: Path) -> StageCheckpoint:
@@ -63,8 +63,8 @@ def read_detector(path: Path) -> StageCheckpoint:
     path = path / FILE if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is not there: this generator has no detector. Train one (`lightning fit -c stages/detector.yaml`) and add "
-            "it with `audiolm compose --detector`, or name a detector's checkpoint."
+            f"{path} is not there: this generator has no detector. `make detector` trains one and adds "
+            "it; or name a detector's checkpoint."
         )
     try:
         safetensors_shapes(path)  # its size is checked before `safetensors` parses it
