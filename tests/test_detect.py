@@ -102,9 +102,7 @@ def test_the_card_speaks_of_the_detector_once(shipped: Path) -> None:
 
 def test_another_generators_detector_is_refused(generator: Path, tmp_path: Path) -> None:
     path = write_detector(tmp_path / "best.ckpt", generator="f00d")
-    with pytest.raises(
-        ForeignDetectorError, match=r"generator f00d, and .* is [0-9a-f]{12}: .*make detector"
-    ):
+    with pytest.raises(ForeignDetectorError, match=r"generator f00d, and .* is [0-9a-f]{12}: .*make detector"):
         add_detector(generator, load_stage_checkpoint(path, stage="detector"), generator=generator_digest(generator))
     assert not (generator / FILE).exists()
 

@@ -445,6 +445,10 @@ def test_the_demo_chain_makes_its_own_phones_first(tmp_path: Path) -> None:
         assert before.parent.name not in ("table1", "layers")  # those are of the verbs when they are run by hand
     [[measured]] = plan(Given(tmp_path, items=tmp_path / "x.item", audio=tmp_path), ["tokens"]).values()
     assert str(tmp_path / "x.item") in measured.arguments
+    assert "--limit" not in measured.arguments
+    for limit, decoded in ((None, "40"), (7, "7")):
+        [[_, measured]] = plan(Given(tmp_path, limit=limit), ["tokens"]).values()
+        assert measured.arguments[measured.arguments.index("--limit") + 1] == decoded
 
 
 def test_the_demo_asks_about_speakers_that_only_the_classifier_knows(tmp_path: Path) -> None:

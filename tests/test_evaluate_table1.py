@@ -346,7 +346,9 @@ def test_missing_checkpoints_are_named_with_the_commands_that_make_them(root: Pa
     assert not (root / "evaluation").exists()
     assert [row["tokens"] for row in table1("--only", "units", "all-codes")] == ["units", "all-codes"]
     (root / "codec" / "best.ckpt").unlink()
-    with pytest.raises(FileNotFoundError, match="all-codes: `lightning fit -c stages/codec.yaml -c stages/demo/codec.yaml"):
+    with pytest.raises(
+        FileNotFoundError, match="all-codes: `lightning fit -c stages/codec.yaml -c stages/demo/codec.yaml"
+    ):
         table1("--only", "all-codes")
 
 
