@@ -1,6 +1,7 @@
 """`audiolm evaluate table1`: its rows are those of the single measures, its folder goes on, and what is missing is said first."""
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tiny import SPEC, tiny_codec, tiny_tokenizer, tones_and_noise
 
 from audiolm.audio import read_audio, write_audio
@@ -23,6 +25,7 @@ from audiolm.evaluation.abx_items import read_items
 from audiolm.evaluation.detokenized import DetokenizedCodec
 from audiolm.evaluation.feature_sources import codec_source, load_tokenizer, tokenizer_source
 from audiolm.evaluation.kept_tokens import KeptTokens
+from audiolm.evaluation.point_labels import Label, place_labels
 from audiolm.evaluation.reconstruction import mel_distance
 from audiolm.evaluation.table1_rows import TABLE_1, claim_words, orderings
 from audiolm.evaluation.which_codec import load_codec
@@ -376,3 +379,25 @@ def test_bad_input_is_said_before_anything_is_written(
     monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="make setup-evaluation"):
         table1("--only", "units", measures="visqol")
+
+
+def test_labels_of_close_points_cover_neither_each_other_nor_a_point() -> None:
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    axes = figure.subplots()
+    places = [(1.0, 1.0), (1.01, 1.01), (0.99, 1.03), (2.0, 0.0), (0.0, 2.0)]
+    axes.plot(*zip(*places, strict=True), "o")
+    place_labels(figure, axes, [Label(f"point {number}", place, "black") for number, place in enumerate(places)])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(places)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    at = [axes.transData.transform(place) for place in places]
+    assert not any(box.contains(*point) for box in boxes for point in at)
+    assert all(axes.bbox.fully_contains(x, y) for box in boxes for x, y in box.corners())
+
+
+def test_where_no_place_is_free_every_label_is_written() -> None:
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.plot([1], [1], "o")
+    place_labels(figure, axes, [Label("a long name", (1, 1), "black")] * 12)
+    assert len(axes.texts) == 12

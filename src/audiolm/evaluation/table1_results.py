@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from audiolm.evaluation.perceptual import VisqolMapping
+from audiolm.evaluation.point_labels import Label, place_labels
 from audiolm.evaluation.report_pictures import BLUE, GREY, STYLE
 from audiolm.evaluation.table1_rows import ABX, WORDS, Row, orderings
 from audiolm.files import atomic_path, write_json
@@ -67,19 +69,21 @@ def _picture(rows: Sequence[Row], *, mapping: VisqolMapping) -> bytes:
     """ABX error against ViSQOL, within and across speakers; the paper's as hollow points. Down and to the right is better."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        all_labels: list[tuple[Axes, list[Label]]] = []
         for axes, measure in zip(figure.subplots(1, 2, sharey=True), ABX, strict=True):
+            labels: list[Label] = []
             for prefix, colour, filled, label in (("paper_", GREY, "none", "the paper's"), ("", BLUE, BLUE, "ours")):
                 drawn = [row for row in rows if None not in (row[f"{prefix}{measure}"], row[f"{prefix}visqol"])]
                 points = [(row[f"{prefix}visqol"], row[f"{prefix}{measure}"]) for row in drawn]
                 marker = {"marker": "o", "linestyle": "", "color": colour, "markerfacecolor": filled, "label": label}
                 axes.plot(*zip(*points, strict=True) if points else ((), ()), **marker)
-                for number, (row, place) in enumerate(zip(drawn, points, strict=True)):
-                    offset = (4, (4, -10)[number % 2])  # neighbours, which may lie close: one above, one below
-                    axes.annotate(row["tokens"], place, offset, textcoords="offset points", fontsize=7, color=colour)
+                labels += [Label(row["tokens"], place, colour) for row, place in zip(drawn, points, strict=True)]
             axes.set(title=WORDS[measure], xlabel=f"ViSQOL ({mapping})", ylabel="error, %")
             axes.margins(0.25)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+            all_labels.append((axes, labels))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        for axes, labels in all_labels:
+            place_labels(figure, axes, labels)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
