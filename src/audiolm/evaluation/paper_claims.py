@@ -6,6 +6,8 @@ from typing import Literal
 
 from audiolm.evaluation import published
 from audiolm.evaluation.paper_steps import CODES_ONLY, HIERARCHY, Numbers
+from audiolm.evaluation.table1_rows import ABX, TokenName
+from audiolm.evaluation.table1_rows import CLAIMS as TOKEN_CLAIMS
 
 CHANGED = "its inputs have changed since"
 Verdict = Literal["seen", "seen in part", "not seen", "not measured", "not measured (its inputs have changed since)"]
@@ -98,15 +100,6 @@ def _sign(low: float, high: float) -> str:
     return "<" if low < high else ">" if low > high else "="
 
 
-def _codes_above_units(column: str) -> tuple[tuple[Term, Term], ...]:
-    """Every kind of code above every kind of unit."""
-    return tuple(
-        (Term(units, column), Term(codes, column))
-        for units in (published.UNITS, published.RESIDUAL_UNITS)
-        for codes in (published.COARSE_CODES, published.ALL_CODES)
-    )
-
-
 _BITS, _WITHIN, _ACROSS, _VISQOL = published.TOKENS.columns
 _WER = published.RECOGNITION.columns[1]
 _SPEAKER = published.SPEAKERS.columns[0]
@@ -114,11 +107,24 @@ _HALF = Term("original", _SPEAKER, share=0.5)
 _DETECTED = published.DETECTION.columns[0]
 _CHANCE = Term("chance", constant=CHANCE)
 _NATS = published.ACOUSTIC_ONLY.columns[0]
+_TOKENS: dict[TokenName, str] = {
+    "units": published.UNITS,
+    "residual-units": published.RESIDUAL_UNITS,
+    "coarse-codes": published.COARSE_CODES,
+    "all-codes": published.ALL_CODES,
+}
+
+
+def _of_tokens(text: str, pairs: Sequence[tuple[str, TokenName, TokenName]]) -> Claim:
+    """One of Table I's own claims: the better of each pair has the lower error, or the higher ViSQOL."""
+    columns = {"abx_within": _WITHIN, "abx_across": _ACROSS, "visqol": _VISQOL}
+    below = [(measure, *((better, worse) if measure in ABX else (worse, better))) for measure, better, worse in pairs]
+    terms = tuple((Term(_TOKENS[low], columns[name]), Term(_TOKENS[high], columns[name])) for name, low, high in below)
+    return Claim(text[0].upper() + text[1:], "tokens", terms)
+
 
 CLAIMS = (
-    Claim("Units keep phones apart better than codes (ABX within speakers)", "tokens", _codes_above_units(_WITHIN)),
-    Claim("Units keep phones apart better than codes (ABX across speakers)", "tokens", _codes_above_units(_ACROSS)),
-    Claim("Codes keep the sound better than units (ViSQOL)", "tokens", _codes_above_units(_VISQOL)),
+    *(_of_tokens(text, pairs) for text, pairs in TOKEN_CLAIMS.items()),
     Claim(
         "Passing the codec costs fewer words than saying the same units again",
         "asr",
@@ -130,9 +136,9 @@ CLAIMS = (
         ((_HALF, Term("reconstruction", _SPEAKER)),),
     ),
     Claim(
-        "Acoustic generation loses the speaker (less than half of it)",
+        "Acoustic generation loses the speaker (less than half of it, and less than reconstruction)",
         "speaker",
-        ((Term("acoustic", _SPEAKER), _HALF),),
+        ((Term("acoustic", _SPEAKER), _HALF), (Term("acoustic", _SPEAKER), Term("reconstruction", _SPEAKER))),
     ),
     Claim(
         "A continuation keeps the speaker of its prompt (more than half of it)",

@@ -165,11 +165,13 @@ def _lacks(lacks: Sequence[Lack]) -> Html:
 
 def _pictures(step: Step) -> list[Html]:
     """Those that lie beside its result."""
-    return [
-        figure(path.read_bytes(), alt=f"{step.name}: {path.stem}", caption=f"{step.name}: {path.stem}")
+    paths = [
+        path
         for path in sorted(step.result.parent.glob("*.svg"))
         if path.is_file() and path.stat().st_size <= MOST_PICTURE_BYTES
     ]
+    names = {path: step.name if path.stem == step.name else f"{step.name}: {path.stem}" for path in paths}
+    return [figure(path.read_bytes(), alt=name, caption=name) for path, name in names.items()]
 
 
 def _cost(step: Step, run: Run | None, *, stale: bool) -> Html:
