@@ -177,6 +177,16 @@ def test_each_table_has_the_papers_numbers_beside_ours(chain: Path) -> None:
     assert ["F0 after (Hz)", "117.5", "0.375", "121.5", "–"] in rows_of(section(page, "seam"))
 
 
+def test_numbers_of_units_stand_in_order_the_papers_and_ours(chain: Path) -> None:
+    counts = [
+        int(row[0].split()[-1])
+        for row in rows_of(section(evaluate(chain, "--page-only"), "Figure 3, right"))
+        if row[0].startswith("K = ")
+    ]
+    assert len(counts) > 4  # ours are among them
+    assert counts == sorted(counts)
+
+
 def test_a_finished_chain_shows_the_papers_orderings(chain: Path) -> None:
     found = {row[0]: row[1:] for row in rows_of(section(evaluate(chain, "--page-only"), "orderings"))}
     assert {verdict for verdict, _ in found.values()} == {"seen", "not measured"}

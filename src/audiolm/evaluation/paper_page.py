@@ -2,6 +2,8 @@
 
 import html
 import json
+import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ NONE = "–"
 MOST_ROWS = 60  # of a result, shown below its table; the file has all
 MOST_CHARACTERS = 6000  # of what is not in rows
 MOST_PICTURE_BYTES = 4_000_000
+_NUMBERED = re.compile(r"K = \d+")  # rows that stand in the order of their numbers, the paper's among ours
 CLASSES: dict[Verdict, str] = dict.fromkeys(get_args(Verdict), "soft") | {"seen": "good", "not seen": "bad"}
 
 
@@ -115,7 +118,8 @@ def _beside(found: Found) -> Html:
     paper = found.experiment.paper
     shared = [] if paper is None or not paper.rows else list(paper.columns)
     own = [name for name in columns_of([found.numbers]) if name not in shared]
-    labels = dict.fromkeys([*(paper.rows if paper else ()), *found.numbers])
+    labels = list(dict.fromkeys([*(paper.rows if paper else ()), *found.numbers]))
+    labels.sort(key=lambda label: int(label.split()[-1]) if _NUMBERED.fullmatch(label) else math.inf)
     head = [
         "",
         *(f"{name}, {whose}" for name in shared for whose in ("paper", "ours")),
