@@ -30,6 +30,7 @@ ON_TOP = {
     "verbs",
     "demo_verbs",
     "progress",
+    "devices",
     "evaluate_verbs",
     "evaluate_units",
     "evaluate_abx",

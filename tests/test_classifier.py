@@ -379,6 +379,18 @@ def test_the_temperature_undoes_what_made_scores_too_sure() -> None:
     assert float(found["accuracy"]) == pytest.approx(float((honest.argmax(-1) == classes).float().mean()), abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [20, 200])
+def test_what_was_never_wrong_on_n_crops_is_not_surer_than_n_crops_can_tell(count: int) -> None:
+    """Platt's targets: without them the temperature runs to the grid's end, and a detector says 1e-300."""
+    classes = torch.arange(2 * count) % 2
+    scores = HeldOutScores()
+    logits = 20.0 * nn.functional.one_hot(classes, 2)
+    scores.update(logits, classes, torch.ones(len(classes)))
+    temperature = float(scores.compute()["temperature"])
+    sure = float((logits / temperature).softmax(-1).max())
+    assert sure == pytest.approx((count + 1) / (count + 2), abs=0.5 / count)
+
+
 # --- the stages
 
 

@@ -15,6 +15,7 @@ from tiny import tones_and_noise
 from audiolm.audio import write_audio
 from audiolm.chain import ChainError, check_chain
 from audiolm.cli import errors_in_words
+from audiolm.devices import choose_device
 from audiolm.verbs import run_verb
 
 REPOSITORY = Path(__file__).parents[1]
@@ -246,3 +247,26 @@ def test_the_module_is_the_command_and_hands_trainer_verbs_on() -> None:
         )
         assert result.returncode == 0
         assert word in result.stdout
+
+
+@pytest.mark.parametrize("name", ["gpu0", "cuda:99", "mps", "meta"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["detect", "AUDIO", "--generator", "GENERATOR"],
+        ["generate", "--generator", "GENERATOR", "--out", "OUT"],
+        ["evaluate", "detector", "--root", "OUT"],
+        ["evaluate", "speaker", "--root", "OUT"],
+        ["evaluate", "asr", "--root", "OUT"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_device_that_is_not_there_is_refused_by_name(words: list[str], name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"--device {name} .*give auto, cpu, cuda"):
+        run_verb([word.replace("OUT", str(tmp_path / "out")) for word in words] + ["--device", name])
+    assert not (tmp_path / "out").exists()
+
+
+def test_auto_and_the_cpu_are_always_there() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")

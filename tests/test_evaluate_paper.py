@@ -295,6 +295,7 @@ def test_every_claim_names_rows_and_columns_that_can_be_there() -> None:
 
 
 def test_an_empty_chain_says_of_everything_why_it_was_not_run_and_which_command_would(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
     page = evaluate(tmp_path)  # nothing can be run: no generator, no data
     for title in ("Table I:", "Figure 3, left", "Table II:", "Table III", "Table IV", "Detector", "Ablation", "seam"):
         assert "Not run" in section(page, title)
@@ -719,6 +720,26 @@ def test_stages_are_trained_by_make_where_it_knows_the_chain(tmp_path: Path) -> 
     write_json(tmp_path / "elsewhere" / "chain.json", {"data": 3})
     with pytest.raises(ValueError, match="is not the record of a chain"):
         Given(tmp_path / "elsewhere").train("codec")
+
+
+def test_a_folder_that_is_no_chain_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").touch()
+    with pytest.raises(FileNotFoundError, match="is no chain"):
+        evaluate(tmp_path, "--page-only")
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_continuations_are_what_their_list_says_and_not_what_a_start_notes(tmp_path: Path) -> None:
+    given = Given(everything(tmp_path / "chain").root)
+    folder = given.root / "generate"
+    (folder / "generated.jsonl").touch()
+    [[step]] = plan(given, ["acoustic-only"]).values()
+    before = digest(step.inputs)
+    for name in ("config.yaml", "heartbeat.json"):
+        (folder / name).write_text("another start")
+    assert digest(step.inputs) == before
+    (folder / "generated.jsonl").write_text("{}")
+    assert digest(step.inputs) != before
 
 
 def test_answers_of_people_are_read_and_never_made(chain: Path) -> None:

@@ -312,6 +312,12 @@ def test_names_that_no_output_can_have_are_named_before_anything_is_generated(
     assert list(audio_bytes(generate(folder=mine))) == [f"{longest}.wav"]  # the longest name that fits does
 
 
+def test_speaking_elsewhere_notes_nothing_in_the_chains_own_folder(chain: Path, generate: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (chain / "generate").rglob("*")}
+    assert audio_bytes(generate("--model.seconds", "0.2"))
+    assert {path: path.stat().st_mtime_ns for path in (chain / "generate").rglob("*")} == before
+
+
 def test_what_cannot_work_is_said_before_it_starts(
     prompts: Path, tmp_path: Path, generate: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

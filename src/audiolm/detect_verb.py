@@ -35,17 +35,15 @@ def add_detect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _detect(options: argparse.Namespace) -> None:
-    import torch
-
+    from audiolm.devices import choose_device
     from audiolm.evaluation.detection import LIMITS, detect, load_detector, require_files
     from audiolm.progress import progress_bar
 
     if not 0 < options.prior < 1:
         raise ValueError(f"--prior must lie between 0 and 1, got {options.prior}")
+    device = choose_device(options.device)
     detector = load_detector(options.detector or options.generator)
     require_files(options.files)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = automatic if options.device == "auto" else options.device
     model, found = detector.model.to(device), []
     with progress_bar("detect") as progress:
         for path in options.files:

@@ -55,8 +55,7 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
 
 def comparison_of(options: argparse.Namespace) -> "tuple[AbxSettings, str]":
     """The settings and the device that options of `add_comparison` ask for, both contexts compared."""
-    import torch
-
+    from audiolm.devices import choose_device
     from audiolm.evaluation.abx import AbxSettings
 
     settings = AbxSettings(
@@ -66,9 +65,7 @@ def comparison_of(options: argparse.Namespace) -> "tuple[AbxSettings, str]":
         max_x_across=options.max_x_across,
         seed=options.seed,
     )
-    if options.device != "auto":
-        return settings, options.device
-    return settings, "cuda" if torch.cuda.is_available() else "cpu"
+    return settings, choose_device(options.device)
 
 
 def _rate(text: str) -> Fraction:
@@ -153,6 +150,10 @@ def _check_fitting(options: argparse.Namespace) -> None:
         if value is not None and not fits:
             raise ValueError(f"{option} has no meaning with --features {name}")
     if folder and options.rate_hz is None:
+        if not Path(name).is_dir():
+            raise ValueError(
+                f"--features {name} is neither a kind of features ({', '.join(FROM_AUDIO)}) nor a folder of feature files"
+            )
         raise ValueError(f"feature files do not say how many frames a second has: give --rate-hz with {name}")
     if options.encoder and options.layer is None:
         raise ValueError("a public encoder needs --layer: which hidden state to take")

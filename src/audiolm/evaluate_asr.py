@@ -59,8 +59,7 @@ def add_asr(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def _asr(options: argparse.Namespace) -> None:
-    import torch
-
+    from audiolm.devices import choose_device
     from audiolm.evaluation.asr_results import write_asr
     from audiolm.evaluation.asr_table import (
         known_settings,
@@ -77,8 +76,7 @@ def _asr(options: argparse.Namespace) -> None:
     folders = _folders(options.audio_folder)
     if not options.conditions and not folders:
         raise ValueError("there is nothing to recognise: name --conditions or an --audio-folder NAME=FOLDER")
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = automatic if options.device == "auto" else options.device
+    device = choose_device(options.device)
     name = options.recogniser or str(options.root / "asr" / "best.ckpt")
     recogniser = load_recogniser(name, device=device, language=options.language)
     clips = chosen_clips(options) if options.conditions else []

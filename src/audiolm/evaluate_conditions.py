@@ -101,6 +101,7 @@ def condition_clips_of(
     clips: "Sequence[Clip] | None" = None,
 ) -> "dict[Kind, list[list[Clip]]]":
     """The chosen recordings (by default `chosen_clips`) under each condition: see `evaluation.conditions.condition_clips`."""
+    from audiolm.devices import choose_device
     from audiolm.evaluation.conditions import Protocol, condition_clips
 
     clips = chosen_clips(options) if clips is None else clips
@@ -118,14 +119,6 @@ def condition_clips_of(
             seconds=options.seconds,
             batch_size=options.batch_size,
         ),
-        device=device_of(options),
+        device=choose_device(options.device),
         progress=progress,
     )
-
-
-def device_of(options: argparse.Namespace) -> str:
-    """What `--device` means here."""
-    import torch
-
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    return automatic if options.device == "auto" else str(options.device)

@@ -9,7 +9,6 @@ from audiolm.evaluate_conditions import (
     add_condition_options,
     chosen_clips,
     condition_clips_of,
-    device_of,
     require_seconds_left,
 )
 
@@ -35,6 +34,7 @@ def add_detector(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _detector(options: argparse.Namespace) -> None:
+    from audiolm.devices import choose_device
     from audiolm.evaluation.clips import clips_digest
     from audiolm.evaluation.detection import load_detector
     from audiolm.evaluation.detector_table import NOTE, PROTOCOL, detector_cases, measure_detector
@@ -44,7 +44,7 @@ def _detector(options: argparse.Namespace) -> None:
     from audiolm.lock import only_one
     from audiolm.progress import progress_bar
 
-    path = options.detector or options.root / "detector" / "best.ckpt"
+    path, device = options.detector or options.root / "detector" / "best.ckpt", choose_device(options.device)
     found = load_detector(path)
     generator = generator_digest(options.generator or options.root / "generator")
     about: dict[str, Any] = {"detector": found.checkpoint.digest, "generator": generator}
@@ -66,7 +66,7 @@ def _detector(options: argparse.Namespace) -> None:
             prompt_seconds=options.prompt_seconds,
         )
         with progress_bar("evaluate detector") as progress:
-            table = measure_detector(found.model, cases, out, about=about, device=device_of(options), progress=progress)
+            table = measure_detector(found.model, cases, out, about=about, device=device, progress=progress)
     _print_table(table)
     if about["trained_on"] != generator:
         print(

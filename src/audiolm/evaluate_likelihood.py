@@ -37,8 +37,8 @@ def add_likelihood(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _likelihood(options: argparse.Namespace) -> None:
-    import torch
 
+    from audiolm.devices import choose_device
     from audiolm.evaluation.unit_likelihood_table import NOTE, write_table
     from audiolm.evaluation.unit_likelihoods import measure_unit_likelihoods
     from audiolm.generator import AudioLM
@@ -46,7 +46,7 @@ def _likelihood(options: argparse.Namespace) -> None:
     from audiolm.progress import progress_bar
 
     folder = options.generator or options.root / "generator"
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    device = choose_device(options.device)
     judge = AudioLM.from_pretrained(folder, device=device)
     judge.require_units("a log likelihood")
     systems = _systems(options)

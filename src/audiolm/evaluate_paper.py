@@ -8,6 +8,8 @@ from typing import Any
 
 from audiolm.errors import TrainingFailedError
 
+_SIGNS = ("chain.json", "manifest.jsonl", "codec", "encoder", "tokenizer", "generator", "evaluation")  # of a chain
+
 
 def add_paper(commands: Any) -> None:
     """Add the verb and its options to the sub-verbs of `audiolm evaluate`."""
@@ -88,6 +90,11 @@ def _check(options: argparse.Namespace) -> None:
     if not options.root.is_dir():
         raise FileNotFoundError(
             f"There is no chain at {options.root}. `make train-all` makes one; or name another with --root."
+        )
+    if not any((options.root / name).exists() for name in _SIGNS):
+        raise FileNotFoundError(
+            f"{options.root} is no chain: it has none of {', '.join(_SIGNS)}. `make train-all` makes one; or name another with "
+            "--root."
         )
     for name in ("items", "audio", "zerospeech", "transcripts", "data", "acoustic_only"):
         path = getattr(options, name)

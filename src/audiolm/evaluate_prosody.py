@@ -77,17 +77,16 @@ def _prosody(options: argparse.Namespace) -> None:
 
 
 def _diversity(options: argparse.Namespace) -> None:
-    import torch
-
     from audiolm.checkpoint import load_stage_checkpoint
+    from audiolm.devices import choose_device
     from audiolm.evaluation.diversity_table import NOTE, TITLES, measure_diversity
     from audiolm.progress import progress_bar
     from audiolm.semantic.tokenizer import SemanticTokenizer
 
+    device = choose_device(options.device)
     generated, real = _passages(options)
     path = options.tokenizer or options.root / "tokenizer" / "best.ckpt"
     checkpoint = load_stage_checkpoint(path, stage="tokenizer")
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
     out = options.out or options.root / "evaluation" / "diversity"
     with progress_bar("evaluate diversity") as progress:
         table = measure_diversity(
@@ -96,7 +95,7 @@ def _diversity(options: argparse.Namespace) -> None:
             real,
             out,
             about=_about(options) | {"tokenizer_digest": checkpoint.digest},
-            device=automatic if options.device == "auto" else options.device,
+            device=device,
             progress=progress,
         )
     _print_table(table.pooled, TITLES, title=f"Units of {len(generated)} continuations, {len(real)} real recordings")

@@ -10,7 +10,6 @@ from audiolm.evaluate_conditions import (
     add_condition_options,
     chosen_clips,
     condition_clips_of,
-    device_of,
     require_seconds_left,
 )
 
@@ -54,6 +53,7 @@ def add_speaker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _speaker(options: argparse.Namespace) -> None:
     from audiolm.checkpoint import load_stage_checkpoint
+    from audiolm.devices import choose_device
     from audiolm.evaluation.audio_classifier import AudioClassifier
     from audiolm.evaluation.clips import clips_digest
     from audiolm.evaluation.labelled import CROP_SECONDS
@@ -65,7 +65,7 @@ def _speaker(options: argparse.Namespace) -> None:
     from audiolm.lock import only_one
     from audiolm.progress import progress_bar
 
-    path, device = options.classifier or options.root / "speaker" / "best.ckpt", device_of(options)
+    path, device = options.classifier or options.root / "speaker" / "best.ckpt", choose_device(options.device)
     checkpoint = load_stage_checkpoint(path, stage="speaker")
     model = AudioClassifier.from_checkpoint(checkpoint)
     asked = _asked(options, path, checkpoint)

@@ -58,8 +58,8 @@ def _zerospeech(verb: str, options: argparse.Namespace) -> None:
 
 
 def _scored(verb: str, data: "PairSet", options: argparse.Namespace, out: Path) -> "tuple[Scores, dict[str, str]]":
-    import torch
 
+    from audiolm.devices import choose_device
     from audiolm.errors import out_of_memory_says
     from audiolm.evaluation.likelihoods import measure_likelihoods
     from audiolm.evaluation.zerospeech_results import normalised_scores
@@ -68,7 +68,7 @@ def _scored(verb: str, data: "PairSet", options: argparse.Namespace, out: Path) 
     from audiolm.progress import progress_bar
 
     folder = options.generator or options.root / "generator"
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    device = choose_device(options.device)
     model = AudioLM.from_pretrained(folder, device=device)
     about = {"generator": generator_digest(folder), "task": data.task}
     with out_of_memory_says("Give a smaller --batch-size."), progress_bar(f"evaluate {verb}") as progress:

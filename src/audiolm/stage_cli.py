@@ -75,6 +75,10 @@ class StageCLI(LightningCLI):
         """Fill in what the configuration leaves open, and look at what the classes could not say well."""
         config = self.config[self.subcommand]
         folder = Path(config.root) / stage_name(config.model)
+        if (
+            stage_name(config.model) == "generate"
+        ):  # its settings.json says how its files were made, a refused start leaves nothing
+            self.save_config_callback = None
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(folder)
         config.resume.dirpath = config.resume.dirpath or str(folder / RESUME_FOLDER)
         if config.trainer.precision is None:

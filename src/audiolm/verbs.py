@@ -183,9 +183,8 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _generate_files(options: argparse.Namespace) -> None:
-    import torch
-
     from audiolm.audio import read_prompt, write_audio
+    from audiolm.devices import choose_device
     from audiolm.generator import AudioLM
 
     if options.prompt and options.say:
@@ -193,9 +192,7 @@ def _generate_files(options: argparse.Namespace) -> None:
     if options.voice and not options.say:
         raise ValueError("--voice goes with --say. To keep a prompt's voice, --prompt is enough.")
     sampling = _sampling(options)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(options.device)
     model = AudioLM.from_pretrained(options.generator, device=device)
     rate = model.spec.sample_rate_hz
     if options.prompt or options.say:

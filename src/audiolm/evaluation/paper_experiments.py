@@ -44,7 +44,7 @@ EXPERIMENTS = (
         published.LAYERS,
         "Our own encoder; the corrected ends of items; MFCC of the same rate for comparison. ABX within "
         "context. Compare the shape only: layers of other encoders have other numbers. A demo chain is measured on its own "
-        "synthetic recordings, as in Table I.",
+        "synthetic recordings, as in Table I. The picture's star and its line of MFCC are across speakers in any context.",
         plans.layers,
     ),
     Experiment(

@@ -32,6 +32,14 @@ def data(given: Given) -> tuple[str, ...]:
     return () if given.data is None else ("--data", str(given.data))
 
 
+def generated(folder: Path | None) -> tuple[Path, ...]:
+    """What a result of a folder of continuations depends on: of the generate stage's, the list of what it holds."""
+    if folder is None:
+        return ()
+    listed = folder / "generated.jsonl"
+    return (listed, folder / "settings.json") if listed.exists() else (folder,)
+
+
 def present(*paths: Path | None) -> tuple[Path, ...]:
     """Those that were named."""
     return tuple(path for path in paths if path is not None)
@@ -98,6 +106,16 @@ def stretch(given: Given) -> tuple[str, ...]:
         return ()
     before = round(0.3 * usual, 2)
     return ("--before-seconds", f"{before:g}", "--after-seconds", f"{round(0.7 * usual, 2) - 0.01:g}")
+
+
+def heard_seconds(given: Given) -> float:
+    """How much of each recording raters hear: prompt and continuation, or as much as the shortest test recording has."""
+    whole = (4.0 if given.is_piano else PROMPT_SECONDS) + CONTINUATION_SECONDS
+    manifest = given.root / "manifest.jsonl"
+    if given.data is not None or not manifest.exists():
+        return whole
+    seconds = read_manifest(manifest).split("test").seconds
+    return min(whole, int(10 * float(seconds.min())) / 10) if len(seconds) else whole
 
 
 def no_acoustic_only(given: Given) -> Lacks:

@@ -156,7 +156,9 @@ def detector(given: Given) -> Sequence[Step]:
 
 def piano(given: Given) -> Sequence[Step]:
     """Hierarchy beside codes only, heard by people and by numbers."""
-    speech = () if given.is_piano else (Lack("a chain of piano", "make train-all PRESET=piano DATA=PATH RUN=piano"),)
+    size = "piano-demo" if given.is_demo else "piano"
+    chain = f"make -k train-all evaluation-stages evaluation PRESET={size} DATA=PATH RUN=piano"
+    speech = () if given.is_piano else (Lack("a chain of piano, whose page shows this", chain),)
     heard = _listening(given, "listening-piano", "--a HIERARCHY --b ACOUSTIC_ONLY", readers.preference_table)
     return [
         needs.with_lacks(heard, speech),
@@ -185,7 +187,12 @@ def acoustic_only(given: Given) -> Sequence[Step]:
             ),
             out / "summary.json",
             readers.likelihood_table,
-            inputs=(*needs.generator(given), given.root / "generate", *needs.present(other), *needs.spoken(given)),
+            inputs=(
+                *needs.generator(given),
+                *needs.generated(given.root / "generate"),
+                *needs.generated(other),
+                *needs.spoken(given),
+            ),
             lacking=needs.no_generator(given) + needs.no_generated(given) + needs.no_acoustic_only(given),
         )
     ]
@@ -292,7 +299,10 @@ def _layers(given: Given, read: Callable[[Any], Numbers]) -> Step:
 def _listening(given: Given, folder: str, folders: str, read: Callable[[Any], Numbers]) -> Step:
     at = given.at(folder)
     codec = f" {shlex.quote(str(given.root / 'generator'))}" if folders.endswith("--codec") else ""
-    command = f"audiolm evaluate listening-test make {folders}{codec} --out {shlex.quote(str(at))}"
+    seconds = needs.heard_seconds(given)
+    command = (
+        f"audiolm evaluate listening-test make {folders}{codec} --seconds {seconds:g} --out {shlex.quote(str(at))}"
+    )
     make = Lack("answers of people", command)
     return Step(
         folder,
@@ -322,6 +332,6 @@ def _prosody(given: Given, verb: str, folder: Path | None, *, name: str, music: 
         ),
         out / "pooled.json",
         partial(readers.passage_table, end=", codes only" if name == "music-acoustic-only" else ""),
-        inputs=(*needs.present(folder), *needs.spoken(given)),
+        inputs=(*needs.generated(folder), *needs.spoken(given)),
         lacking=missing + needs.no_manifest(given),
     )

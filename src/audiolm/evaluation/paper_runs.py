@@ -84,6 +84,7 @@ def read_run(step: Step, records: Path) -> Run | None:
 def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str:
     """Run it and write its record; returns what went wrong, or nothing."""
     last, inputs, started = read_run(step, records), digest(step.inputs), time.monotonic()
+    made_before = step.always and last is not None and not last.error and step.result.exists()
     same = last is not None and (last.arguments, last.inputs) == (step.arguments, inputs)
     before = last.seconds if last is not None and same else 0.0
     error = "It was interrupted."
@@ -101,7 +102,7 @@ def _attempt(step: Step, records: Path, run: Callable[[list[str]], None]) -> str
             else f"The command ended with status {left.code}; what it said stands in the terminal."
         )
     finally:
-        seconds = round(before + time.monotonic() - started, 1)
+        seconds = before if made_before else round(before + time.monotonic() - started, 1)
         made_of = inputs if not error else last.made_of if last is not None else ""
         record = Run(step.arguments, inputs, seconds, machine(), error, made_of)
         write_json(records / step.record, _plain(record))
