@@ -200,7 +200,8 @@ def test_features_written_to_files_score_as_they_do_from_audio(abx: Callable[...
     ("arguments", "message"),
     [
         (["--features", "nowhere", "--rate-hz", "50"], "nowhere is not a folder of features"),
-        (["--features", "nowhere"], "give --rate-hz"),
+        (["--features", "unit"], r"unit is neither a kind of features \(mfcc, .*units, .* nor a folder"),
+        (["--features", "."], r"give --rate-hz with \."),
         (["--features", "mfcc", "--layer", "2"], "--layer has no meaning with --features mfcc"),
         (["--features", "units", "--rate-hz", "50"], "--rate-hz has no meaning with --features units"),
         (["--features", "mfcc", "--rate-hz", "12.5"], "must divide 100"),
